@@ -1,0 +1,1 @@
+"""Questions put to a trace or a graph: balance, summary; no torch."""

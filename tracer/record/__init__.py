@@ -1,0 +1,1 @@
+"""The recording half: watches one process of PyTorch and writes facts. Needs torch."""

@@ -1,0 +1,332 @@
+"""Every entry to the engine, nested ones inside it: one `Call` each."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+import torch.autograd.graph
+
+from tracer.events import Call, Capture, Reading, Root
+from tracer.record.buffers import read_buffers
+from tracer.record.deep import guard
+from tracer.record.hooks import Graph, Watch
+from tracer.record.journal import Journal
+from tracer.record.layouts import describe_call, structure_of
+from tracer.record.measure import Shelf, quietly
+from tracer.record.modules import Modules, variables
+from tracer.record.patches import Patches
+from tracer.record.sources import NodeWatch, Sources
+
+__all__ = ["BackwardCalls"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the engine was asked for; the arguments of `_engine_run_backward`, named."""
+
+    outputs: Sequence[Any]
+    gradients: Sequence[torch.Tensor | None]
+    retain_graph: bool
+    create_graph: bool
+    inputs: Sequence[Any]
+    accumulates: bool
+
+
+def _request(
+    outputs: Sequence[Any],
+    gradients: Sequence[torch.Tensor | None] | None = None,
+    retain_graph: bool | None = False,
+    create_graph: bool = False,
+    inputs: Sequence[Any] | None = None,
+    allow_unreachable: bool = False,
+    accumulate_grad: bool = False,
+) -> Request:
+    outputs = tuple(outputs)
+    gradients = tuple(gradients or (None,) * len(outputs))
+    return Request(
+        outputs, gradients, bool(retain_graph), bool(create_graph), tuple(inputs or ()),
+        bool(accumulate_grad),
+    )  # fmt: skip
+
+
+@dataclass
+class Running:
+    """A backward call at work."""
+
+    order: int
+    request: Request
+    graph: Graph
+    shelf: Shelf
+    watch: Watch
+    source: int | None
+    nested_in: int | None
+    step: int
+    started: float
+    leaves: dict[int, int]
+    """Node that writes a buffer -> buffer."""
+    roots: list[Root]
+    readings: list[Reading] = field(default_factory=list)
+    task: int = -1
+
+
+class BackwardCalls:
+    """Stands in the one door to the engine: design.md, section 3, rule 4."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        sources: Sources,
+        modules: Modules,
+        nodes: NodeWatch,
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._journal = journal
+        self._sources = sources
+        self._modules = modules
+        self._nodes = nodes
+        self._fail = fail
+        self._patches = Patches()
+        self._names: dict[tuple[CodeType, int], tuple[str, ...]] = {}
+        self._by_task: dict[int, Running] = {}
+        self._on_thread = threading.local()
+        self.recording = False
+
+    def start(self) -> None:
+        run = self._door(torch.autograd.graph._engine_run_backward)
+        self._patches.replace(torch.autograd.graph, "_engine_run_backward", run)
+        self._patches.replace(torch.autograd, "_engine_run_backward", run)
+
+    def stop(self) -> None:
+        self._patches.restore()
+
+    def _door(self, engine: Callable[..., Any]) -> Callable[..., Any]:
+        def _engine_run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+            if not self.recording or _is_compiled():
+                return engine(outputs, *args, **kwargs)
+            running = self._begin(_request(outputs, *args, **kwargs), sys._getframe(1))
+            if running is None:
+                return engine(outputs, *args, **kwargs)
+            return self._run(running, lambda: engine(outputs, *args, **kwargs))
+
+        return _engine_run_backward
+
+    def _run(self, running: Running, engine: Callable[[], Any]) -> Any:
+        stack = self._stack()
+        stack.append(running)
+        entered = self._nodes.enter_engine(running.request.create_graph)
+        outcome, result = "done", None
+        try:
+            result = engine()
+            return result
+        except BaseException as error:
+            outcome = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._nodes.leave_engine(entered)
+            stack.remove(running)
+            self._by_task.pop(running.task, None)
+            self._end(running, outcome, result)
+
+    def _stack(self) -> list[Running]:
+        stack: list[Running] = self._on_thread.__dict__.setdefault("stack", [])
+        return stack
+
+    def _begin(self, request: Request, frame: FrameType | None) -> Running | None:
+        try:
+            with quietly():
+                return self._prepare(request, frame)
+        except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+            self._fail(error)
+            return None
+
+    def _prepare(self, request: Request, frame: FrameType | None) -> Running:
+        started, order = self._journal.seconds(), self._journal.order()
+        users = self._sources.lines(frame)
+        places = [_place(output) for output in request.outputs]
+        graph, shelf = Graph(places), Shelf()
+        guard(graph)
+        leaves = {
+            index: self._modules.buffer(seen.node.variable, users)
+            for index, seen in enumerate(graph.seen)
+            if seen.kind.accumulates
+        }
+        watch = Watch(graph, shelf, self._journal, lambda: self._learn_task(running), self._fail)
+        running = Running(
+            order=order,
+            request=request,
+            graph=graph,
+            shelf=shelf,
+            watch=watch,
+            source=self._sources.here(frame),
+            nested_in=self._outer(),
+            step=self._journal.step,
+            started=started,
+            leaves=leaves,
+            roots=self._roots(request, places, graph, shelf, users),
+        )
+        self._read(running, "before")
+        watch.hook()
+        return running
+
+    def _outer(self) -> int | None:
+        """The call that this one runs inside of; on a CUDA device's thread, told by its task."""
+        task = torch._C._current_graph_task_id()
+        outer = self._by_task.get(task)
+        if outer is None and task != -1 and self._stack():
+            outer = self._stack()[-1]
+        return outer.order if outer else None
+
+    def _learn_task(self, running: Running) -> None:
+        running.task = torch._C._current_graph_task_id()
+        self._by_task[running.task] = running
+
+    def _roots(
+        self,
+        request: Request,
+        places: list[tuple[Any, int]],
+        graph: Graph,
+        shelf: Shelf,
+        users: list[FrameType],
+    ) -> list[Root]:
+        names = self._root_names(request.outputs, users)
+        roots = []
+        for output, (node, place), name, gradient in zip(
+            request.outputs, places, names, request.gradients, strict=True
+        ):
+            is_tensor = isinstance(output, torch.Tensor)
+            known = output if is_tensor else gradient
+            if known is None:
+                continue  # a GradientEdge with no gradient: the engine refuses it
+            roots.append(
+                Root(
+                    node=graph.index[node],
+                    input=place,
+                    name=name,
+                    form=self._journal.form(known),
+                    gradient=None if gradient is None else shelf.add(gradient),
+                    value=shelf.add(output) if is_tensor else None,
+                )
+            )
+        return roots
+
+    def _root_names(self, outputs: Sequence[Any], users: list[FrameType]) -> tuple[str, ...]:
+        """What the calling line's variables call the roots, looked up once per line."""
+        if not users:
+            return ("",) * len(outputs)
+        key = (users[0].f_code, users[0].f_lasti)
+        names = self._names.get(key)
+        if names is None or len(names) != len(outputs):
+            with variables(users[0]) as found:
+                held = [(name, value) for name, value in found.items() if name[:1] != "_"]
+            names = self._names[key] = tuple(
+                next((name for name, value in held if value is output), "") for output in outputs
+            )
+        return names
+
+    def _read(self, running: Running, moment: str) -> None:
+        if not running.request.accumulates:
+            return
+        leaves = [
+            (buffer, running.graph.seen[index].node.variable)
+            for index, buffer in running.leaves.items()
+        ]
+        running.readings += read_buffers(leaves, moment, running.shelf, self._journal)
+
+    def _end(self, running: Running, outcome: str, result: Any) -> None:
+        try:
+            with quietly():
+                running.watch.unhook()
+                if self.recording:
+                    self._write(running, outcome, result)
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def _write(self, running: Running, outcome: str, result: Any) -> None:
+        seconds = self._journal.seconds() - running.started
+        captures = self._captures(running, result)
+        self._read(running, "after")
+        measured = running.shelf.fetch()
+        graph, request = running.graph, running.request
+        structure = structure_of(graph, running.leaves, self._journal)
+        layout = describe_call(
+            self._journal, structure, graph, running.watch.taken, measured.rows, running.roots,
+            captures, running.readings,
+        )  # fmt: skip
+        self._journal.add(
+            Call(
+                order=running.order,
+                layout=layout,
+                entry="backward" if request.accumulates else "grad",
+                step=running.step,
+                source=running.source,
+                thread=threading.get_ident(),
+                retain_graph=request.retain_graph,
+                create_graph=request.create_graph,
+                accumulates=request.accumulates,
+                inputs=len(request.inputs),
+                nested_in=running.nested_in,
+                started=running.started,
+                seconds=seconds,
+                outcome=outcome,
+                measurements=measured.measurements,
+                values=measured.values,
+                scalars=tuple(
+                    float(number) for seen in graph.seen for _, number in seen.saved.numbers
+                ),
+            )
+        )
+
+    def _captures(self, running: Running, result: Any) -> list[Capture]:
+        """What `autograd.grad` hands back, matched to the place in the graph it was taken at."""
+        if running.request.accumulates or not isinstance(result, tuple | list):
+            return []
+        leaves = {
+            id(running.graph.seen[index].node.variable): running.graph.seen[index].node
+            for index in running.leaves
+        }
+        captures = []
+        for position, (target, gradient) in enumerate(
+            zip(running.request.inputs, result, strict=False)
+        ):
+            node, place = _target(target, leaves)
+            index = running.graph.index.get(node)
+            if index is None:
+                continue
+            form = row = None
+            if gradient is not None:
+                form, row = self._journal.form(gradient), running.shelf.add(gradient)
+            captures.append(Capture(position, index, place, form, row))
+        return captures
+
+
+def _is_compiled() -> bool:
+    """Whether torch.compile is tracing us, or has taken the engine's place."""
+    if torch.compiler.is_compiling():
+        return True
+    module = sys.modules.get("torch._dynamo.compiled_autograd")
+    return bool(module and getattr(module, "compiled_autograd_enabled", False))
+
+
+def _place(output: Any) -> tuple[Any, int]:
+    """The node and its input at which a root's gradient enters."""
+    if not isinstance(output, torch.Tensor):
+        return output[0], output[1]  # a GradientEdge
+    if output.grad_fn is not None:
+        return output.grad_fn, output.output_nr
+    edge = torch.autograd.graph.get_gradient_edge(output)
+    return edge.node, edge.output_nr
+
+
+def _target(target: Any, leaves: dict[int, Any]) -> tuple[Any, int]:
+    """The node and input at which `autograd.grad` takes the gradient of `target`."""
+    if not isinstance(target, torch.Tensor):
+        return target[0], target[1]
+    if target.grad_fn is not None:
+        return target.grad_fn, target.output_nr
+    return leaves.get(id(target)), 0

@@ -1,0 +1,214 @@
+"""The ledger of .grad: what was in a buffer before and after, who emptied it, who consumed it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from tracer.events import Reading, Reset, Step
+from tracer.record.journal import Interned, Journal
+from tracer.record.layouts import describe_step
+from tracer.record.measure import Shelf, quietly
+from tracer.record.modules import Modules
+from tracer.record.patches import Patches
+from tracer.record.sources import Sources
+
+__all__ = ["Resets", "Steps", "read_buffers"]
+
+
+def read_buffers(
+    leaves: Iterable[tuple[int, torch.Tensor]], moment: str, shelf: Shelf, journal: Journal
+) -> list[Reading]:
+    """Measure the `.grad` of each leaf that has one."""
+    readings = []
+    for buffer, leaf in leaves:
+        gradient = leaf.grad
+        if gradient is not None:
+            readings.append(Reading(buffer, moment, journal.form(gradient), shelf.add(gradient)))
+    return readings
+
+
+class Resets:
+    """`zero_grad` of optimizers and modules."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        sources: Sources,
+        modules: Modules,
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._journal = journal
+        self._sources = sources
+        self._modules = modules
+        self._fail = fail
+        self._patches = Patches()
+        self._depth = 0
+        self.recording = False
+
+    def start(self) -> None:
+        for owner, leaves in ((Optimizer, _leaves_of_optimizer), (nn.Module, _leaves_of_module)):
+            self._patches.replace(owner, "zero_grad", self._noting(owner.zero_grad, leaves))
+
+    def stop(self) -> None:
+        self._patches.restore()
+
+    def _noting(
+        self, zero_grad: Callable[..., None], leaves: Callable[[Any], list[torch.Tensor]]
+    ) -> Callable[..., None]:
+        @functools.wraps(zero_grad)
+        def noting(owner: Any, set_to_none: bool = True) -> None:
+            filled = [leaf for leaf in leaves(owner) if leaf.grad is not None] if self.recording else []
+            self._depth += 1
+            try:
+                zero_grad(owner, set_to_none)
+            finally:
+                self._depth -= 1
+            if filled and not self._depth:
+                self._note(owner, filled, bool(set_to_none))
+
+        return noting
+
+    def _note(self, owner: Any, filled: list[torch.Tensor], set_to_none: bool) -> None:
+        try:
+            frame = sys._getframe(2)
+            users = self._sources.lines(frame)
+            self._journal.add(
+                Reset(
+                    order=self._journal.order(),
+                    step=self._journal.step,
+                    by=f"{type(owner).__qualname__}.zero_grad",
+                    set_to_none=set_to_none,
+                    buffers=tuple(self._modules.buffer(leaf, users) for leaf in filled),
+                    source=self._sources.here(frame),
+                    started=self._journal.seconds(),
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+            self._fail(error)
+
+
+def _leaves_of_optimizer(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [leaf for group in optimizer.param_groups for leaf in group["params"]]
+
+
+def _leaves_of_module(module: nn.Module) -> list[torch.Tensor]:
+    return list(module.parameters())
+
+
+class Steps:
+    """`optimizer.step()`, through torch's global optimizer hooks: the windows of the run."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        sources: Sources,
+        modules: Modules,
+        fail: Callable[[Exception], None],
+        on_step: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._sources = sources
+        self._modules = modules
+        self._fail = fail
+        self._on_step = on_step
+        self._optimizers = Interned()
+        self._open: list[tuple[Optimizer, Step | None]] = []
+        self._handles: list[Any] = []
+        self.recording = False
+
+    def start(self) -> None:
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before),
+            register_optimizer_step_post_hook(self._after),
+        ]
+
+    def stop(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        step: Step | None = None
+        if self.recording:
+            try:
+                with quietly():
+                    step = self._consume(optimizer, _has_closure(args, kwargs))
+            except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+                self._fail(error)
+        self._open.append((optimizer, step))
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        while self._open:
+            opened, step = self._open.pop()
+            # One left open by an exception inside an earlier step() is dropped.
+            if opened is optimizer:
+                break
+        else:
+            return
+        try:
+            if step is not None and self.recording:
+                self._journal.add(step)
+            if not self._open:  # of nested optimizers the outermost ends the window
+                self._on_step()
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def _consume(self, optimizer: Optimizer, has_closure: bool) -> Step:
+        frame = sys._getframe(2)
+        users = self._sources.lines(frame)
+        shelf = Shelf()
+        groups, leaves = [], []
+        for group in optimizer.param_groups:
+            members = [(self._modules.buffer(leaf, users), leaf) for leaf in group["params"]]
+            leaves += members
+            groups.append({**_options(group), "buffers": [buffer for buffer, _ in members]})
+        # With a closure the gradients are made inside step(): nothing is consumed yet.
+        readings: list[Reading] = []
+        if not has_closure:
+            unique = dict(leaves)
+            readings = read_buffers(unique.items(), "consumed", shelf, self._journal)
+        measured = shelf.fetch()
+        return Step(
+            order=self._journal.order(),
+            step=self._journal.step,
+            layout=describe_step(self._journal, measured.rows, readings),
+            optimizer=self._optimizers(id(optimizer)),
+            kind=type(optimizer).__qualname__,
+            groups=tuple(groups),
+            source=self._sources.here(frame),
+            started=self._journal.seconds(),
+            measurements=measured.measurements,
+            values=measured.values,
+        )
+
+
+def _has_closure(args: Any, kwargs: Any) -> bool:
+    # The hooks get the optimizer itself as the first of args.
+    return kwargs.get("closure") is not None or any(callable(arg) for arg in args[1:])
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """The plain options of a parameter group; a learning rate kept as a tensor is a number too."""
+    options: dict[str, Any] = {}
+    for name, value in group.items():
+        if name == "params":
+            continue
+        if isinstance(value, torch.Tensor):
+            if value.numel() == 1:
+                options[name] = float(value.detach())
+        elif value is None or isinstance(value, bool | int | float | str):
+            options[name] = value
+        elif isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
+            options[name] = list(value)
+    return options

@@ -1,0 +1,68 @@
+"""Deep graphs can be freed again after they were looked at.
+
+NOTE [Freeing a deep graph]
+Torch frees a graph without recursion, gathering the nodes that only the graph holds. A node that
+Python has seen is held by its wrapper as well (since torch 2.13 the wrapper lives as long as the
+node), is not gathered, and is freed by recursion: a chain of 100,000 nodes that were looked at ends
+in a stack overflow, whoever looked (`del loss` after a walk over `next_functions` is enough). As we
+look at every node we must stop the recursion: the graph is cut into bands by depth, and the first
+nodes of each band are also held by a node at the head of the band above, in its metadata. The
+metadata goes last, when the band above has been freed and the stack has unwound; then the next band
+goes. Nothing lives longer than it would have.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from tracer.record.hooks import Graph
+
+__all__ = ["guard"]
+
+BAND = 1000
+"""Nodes of a path within a band; a node takes some 100 bytes of stack, a thread's may be small."""
+
+HELD = "tracer_held"
+
+
+def guard(graph: Graph) -> None:
+    """Let a graph be freed band by band, if it may be deep."""
+    if len(graph.seen) <= 2 * BAND:
+        return
+    depths = [0] * len(graph.seen)
+    heads = list(range(len(graph.seen)))  # the head that a node stands under; a root is its own
+    for node in _from_the_roots(graph):
+        for below in _receivers(graph, node):
+            if depths[below] <= depths[node]:
+                depths[below] = depths[node] + 1
+                heads[below] = heads[node]
+            if depths[below] // BAND != depths[node] // BAND:
+                _hold(graph, heads[node], below)
+                heads[below] = below
+
+
+def _hold(graph: Graph, head: int, below: int) -> None:
+    held = graph.seen[head].node.metadata.setdefault(HELD, [])
+    node = graph.seen[below].node
+    if not any(known is node for known in held):
+        held.append(node)
+
+
+def _receivers(graph: Graph, node: int) -> Iterator[int]:
+    return (edge[1] for edge in graph.seen[node].edges if edge is not None)
+
+
+def _from_the_roots(graph: Graph) -> Iterator[int]:
+    """Every node after all that send to it (Kahn's order)."""
+    waiting = [0] * len(graph.seen)
+    for edge in graph.edges:
+        waiting[edge[2]] += 1
+    ready = deque(node for node, count in enumerate(waiting) if not count)
+    while ready:
+        node = ready.popleft()
+        yield node
+        for below in _receivers(graph, node):
+            waiting[below] -= 1
+            if not waiting[below]:
+                ready.append(below)

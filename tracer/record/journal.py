@@ -1,0 +1,108 @@
+"""Order and identity: numbers events, interns what repeats, and hands facts to the trace file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+from array import array
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from tracer.events import Buffer, Call, Form, Layout, Module, Reset, Source, Step, Structure
+from tracer.tracefile import TraceWriter
+
+__all__ = ["Interned", "Journal", "digest", "shape_of"]
+
+Fact = TypeVar("Fact", Source, Module, Buffer, Form, Structure, Layout)
+
+
+def digest(numbers: Iterable[int], *texts: str) -> bytes:
+    """A signature of a sequence of integers and some text."""
+    signature = hashlib.blake2b(array("q", numbers).tobytes(), digest_size=16)
+    for text in texts:
+        signature.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+    return signature.digest()
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape as plain integers; -1 for the ragged dimension of a nested tensor."""
+    return tuple(n if isinstance(n, int) else -1 for n in tensor.shape)
+
+
+class Interned:
+    """Numbers for things that repeat, from 0, within this process only."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+
+    def __call__(self, thing: Hashable) -> int:
+        number = self._numbers.get(thing)
+        if number is None:
+            number = self._numbers[thing] = len(self._numbers)
+        return number
+
+
+class Journal:
+    """The one way from the instruments into the trace file; safe to use from several threads.
+
+    `step` is the number of the step in whose window we are, from 1; the recorder moves it on.
+    """
+
+    def __init__(self, writer: TraceWriter) -> None:
+        self._writer = writer
+        self._lock = threading.RLock()
+        self._known: dict[type, dict[Hashable, int]] = {}
+        self._orders = itertools.count(1)
+        self._began = time.perf_counter()
+        self.step = 1
+
+    def order(self) -> int:
+        """The next number in the order of events."""
+        return next(self._orders)
+
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._began
+
+    def intern(self, kind: type[Fact], key: Hashable, make: Callable[[int], Fact]) -> int:
+        """The id of the fact known by `key`; made and written when it is new."""
+        with self._lock:
+            known = self._known.setdefault(kind, {})
+            number = known.get(key)
+            if number is None:
+                number = known[key] = len(known)
+                self._writer.add(make(number))
+            return number
+
+    def form(self, tensor: torch.Tensor) -> int:
+        """The id of the tensor's shape, dtype and device."""
+        key = (tensor.shape, tensor.dtype, tensor.device)
+        number = self._known.get(Form, {}).get(key)
+        if number is not None:
+            return number
+        return self.intern(
+            Form,
+            key,
+            lambda id: Form(
+                id, shape_of(tensor), str(key[1]).removeprefix("torch."), str(key[2])
+            ),
+        )
+
+    def layout(self, key: bytes, make: Callable[[], Layout]) -> int:
+        """The id of the layout with this signature."""
+        return self.intern(Layout, key, lambda id: replace(make(), id=id))
+
+    def add(self, event: Call | Step | Reset) -> None:
+        """Write an event; a killed process keeps all that was added before."""
+        with self._lock:
+            self._writer.add(event)
+            self._writer.commit()
+
+    def close(self, **changes: Any) -> None:
+        with self._lock:
+            self._writer.close(**changes)

@@ -1,0 +1,246 @@
+"""The module, replica and call that an operation belongs to, and what parameters are called.
+
+Nothing is hooked: the frames of `Module.__call__` on the stack say which module is at work, and the
+variables of the user's frames say what the outermost ones are called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import weakref
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from tracer.events import Buffer, Module
+from tracer.record.journal import Journal, shape_of
+
+__all__ = ["Modules", "variables"]
+
+
+@contextmanager
+def variables(frame: FrameType) -> Iterator[Mapping[str, Any]]:
+    """The local variables of a frame, none of them kept alive by our looking.
+
+    Up to Python 3.12 the dict that `f_locals` makes stays with a function's frame, and would keep
+    the graph of one iteration until the function ends. Emptied it keeps nothing; but if the script
+    has called `locals()` itself the dict is the script's too (one more reference) and stays.
+    """
+    found = frame.f_locals
+    yield found
+    is_snapshot = bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED) and type(found) is dict
+    if is_snapshot and sys.getrefcount(found) <= 4:
+        found.clear()
+
+
+class _Seats:
+    """Ids for things that come and go: a new one takes the seat of a dead one alike.
+
+    A loss module or an input made anew in each iteration is the same fact each time, so that the
+    structure of the graph repeats; two that live at once have an id each.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[Hashable, list[weakref.ref[Any]]] = {}
+
+    def take(self, description: Hashable, thing: object) -> tuple[Hashable, int]:
+        """A key for the journal."""
+        seats = self._taken.setdefault(description, [])
+        for number, holder in enumerate(seats):
+            if holder() is None or holder() is thing:
+                seats[number] = weakref.ref(thing)
+                return description, number
+        seats.append(weakref.ref(thing))
+        return description, len(seats) - 1
+
+
+class Modules:
+    """Numbers modules as they are first seen at work, and names the buffers they own."""
+
+    call_code = nn.Module._wrapped_call_impl.__code__
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._ids: dict[int, tuple[weakref.ref[nn.Module], int]] = {}
+        self._roots: dict[int, weakref.ref[nn.Module]] = {}
+        self._parameters: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
+        self._buffers: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._seats = _Seats()
+
+    def of_call(self, frame: FrameType, users: list[FrameType]) -> int | None:
+        """The id of the module whose `__call__` runs in this frame."""
+        module = frame.f_locals.get("self")
+        if not isinstance(module, nn.Module):
+            return None
+        known = self._find(module)
+        return self._meet(frame, users) if known is None else known
+
+    def _find(self, module: nn.Module) -> int | None:
+        known = self._ids.get(id(module))
+        return known[1] if known is not None and known[0]() is module else None
+
+    def _meet(self, frame: FrameType, users: list[FrameType]) -> int | None:
+        """A module seen for the first time: number the whole tree that it stands in."""
+        chain = list(_modules_around(frame))
+        module, outermost = chain[0], chain[-1]
+        name, root = _holder(outermost, users) or ("", outermost)
+        self._register(root, name)
+        if self._find(module) is None:  # made on the fly, no attribute of anything
+            self._register(module, "")
+        return self._find(module)
+
+    def _register(self, root: nn.Module, variable: str) -> None:
+        replica = _replica_number(root)
+        root_id: int | None = None
+        for path, module in root.named_modules():
+            if path and self._find(module) is not None:
+                continue
+            kind = type(module).__qualname__
+            number = self._number(module, root_id, path, kind, variable, replica)
+            root_id = number if root_id is None else root_id
+            self._ids[id(module)] = (weakref.ref(module), number)
+        assert root_id is not None
+        self._roots[root_id] = weakref.ref(root)
+        self._name_parameters(root, root_id)
+
+    def _number(
+        self,
+        module: nn.Module,
+        root: int | None,
+        path: str,
+        kind: str,
+        variable: str,
+        replica: int | None,
+    ) -> int:
+        seat = self._seats.take(("module", root, path, kind, variable, replica), module)
+        return self._journal.intern(
+            Module, seat, lambda id: Module(id, id if root is None else root, path, kind, variable, replica)
+        )
+
+    def _name_parameters(self, root: nn.Module, root_id: int) -> None:
+        for name, parameter in root.named_parameters(remove_duplicate=False):
+            known = self._parameters.get(id(parameter))
+            if known is None or known[0]() is not parameter:
+                self._parameters[id(parameter)] = (weakref.ref(parameter), root_id, name)
+
+    def buffer(self, leaf: torch.Tensor, users: list[FrameType]) -> int:
+        """The id of the buffer of a leaf tensor."""
+        known = self._buffers.get(id(leaf))
+        if known is not None and known[0]() is leaf:
+            return known[1]
+        root, name = self._name(leaf, users)
+        fields = (
+            name,
+            shape_of(leaf),
+            str(leaf.dtype).removeprefix("torch."),
+            str(leaf.device),
+            root,
+            isinstance(leaf, nn.Parameter),
+        )
+        seat = self._seats.take(("buffer", *fields), leaf)
+        number = self._journal.intern(Buffer, seat, lambda id: Buffer(id, *fields))
+        self._buffers[id(leaf)] = (weakref.ref(leaf), number)
+        return number
+
+    def _name(self, leaf: torch.Tensor, users: list[FrameType]) -> tuple[int | None, str]:
+        for attempt in range(2):
+            known = self._parameters.get(id(leaf))
+            if known is not None and known[0]() is leaf:
+                return self._owner(known[1], known[2]), known[2]
+            if attempt == 0:
+                self._refresh(users)
+        return None, _variable(leaf, users)
+
+    def _refresh(self, users: list[FrameType]) -> None:
+        """Parameters may be replaced, and modules be used without being called."""
+        for root_id, reference in list(self._roots.items()):
+            root = reference()
+            if root is not None:
+                self._name_parameters(root, root_id)
+        for name, module in _modules_in_sight(users):
+            if self._find(module) is None:
+                self._register(module, name)
+
+    def _owner(self, root_id: int, name: str) -> int:
+        """The id of the module that holds the parameter; the root's where it has none."""
+        root = self._roots[root_id]()
+        if root is None:
+            return root_id
+        try:
+            found = self._find(root.get_submodule(name.rpartition(".")[0]))
+        except AttributeError:
+            return root_id
+        return root_id if found is None else found
+
+
+def _modules_around(frame: FrameType | None) -> Iterator[nn.Module]:
+    """The modules at work, innermost first."""
+    while frame is not None:
+        if frame.f_code is Modules.call_code:
+            module = frame.f_locals.get("self")
+            if isinstance(module, nn.Module):
+                yield module
+        frame = frame.f_back
+
+
+def _replica_number(root: nn.Module) -> int | None:
+    """The number of a copy that DataParallel made, by its device; None for an original."""
+    if not getattr(root, "_is_replica", False):
+        return None
+    for parameter in root.__dict__.get("_former_parameters", {}).values():
+        return int(parameter.device.index or 0)
+    return 0
+
+
+def _named_values(frame: FrameType) -> Iterator[tuple[str, Any]]:
+    """Variables of a frame, then the attributes of its `self`, then what short containers hold."""
+    with variables(frame) as found:
+        named = [(name, value) for name, value in found.items() if not name.startswith("__")]
+    owner = next((value for name, value in named if name == "self"), None)
+    yield from named
+    attributes = getattr(owner, "__dict__", None)
+    if isinstance(attributes, dict) and not isinstance(owner, nn.Module):
+        yield from [(name, value) for name, value in attributes.items() if isinstance(name, str)]
+
+
+def _modules_in_sight(users: Iterable[FrameType]) -> Iterator[tuple[str, nn.Module]]:
+    for frame in users:
+        for name, value in _named_values(frame):
+            if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
+                yield ("" if name == "self" else name), value
+
+
+def _holder(module: nn.Module, users: list[FrameType]) -> tuple[str, nn.Module] | None:
+    """The largest module in the user's variables that has this one inside, and its name."""
+    best: tuple[int, str, nn.Module] | None = None
+    for name, candidate in _modules_in_sight(users):
+        members = list(candidate.modules())
+        if any(member is module for member in members) and (
+            best is None or len(members) > best[0] or (best[2] is candidate and not best[1])
+        ):
+            best = (len(members), name, candidate)
+    return None if best is None else best[1:]
+
+
+def _variable(leaf: torch.Tensor, users: Iterable[FrameType]) -> str:
+    """What the script calls a tensor: "w", "self.w" as "w", "weights[0]"."""
+    inside = ""
+    for frame in users:
+        for name, value in _named_values(frame):
+            if value is leaf:
+                return name
+            inside = inside or _place(name, value, leaf)
+    return inside
+
+
+def _place(name: str, value: Any, leaf: torch.Tensor) -> str:
+    if type(value) in (list, tuple) and len(value) <= 1000:
+        return next((f"{name}[{i}]" for i, item in enumerate(value) if item is leaf), "")
+    if type(value) is dict and len(value) <= 1000:
+        return next((f"{name}[{key!r}]" for key, item in list(value.items()) if item is leaf), "")
+    return ""

@@ -1,0 +1,159 @@
+"""What is plain to read on an autograd node: its name, its saved attributes, its hooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.function import BackwardCFunction
+
+from tracer.record.measure import is_transformed
+
+__all__ = ["NodeKind", "Saved", "TENSOR_HOOKS", "hooks_before", "kind_of", "saved_of"]
+
+TENSOR_HOOKS = "tracer_hooks"
+"""Where `Tensor.register_hook` notes, in a node's metadata, the hooks on the node's outputs."""
+
+NUMBERS = {
+    "DivBackward0": ("other",),
+    "DivBackward2": ("other",),
+    "MulBackward0": ("self", "other"),
+    "NllLossBackward0": ("total_weight",),
+    "NllLoss2DBackward0": ("total_weight",),
+}
+"""Saved tensors that are worth unpacking: factors and denominators, where they have one element."""
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """What all nodes of one class have in common.
+
+    `plain` are the saved attributes that are no tensors, `numbers` the saved tensors to look into,
+    as pairs of the trace's name and torch's. `custom` is the qualified name of a Python Function.
+    """
+
+    name: str
+    plain: tuple[tuple[str, str], ...]
+    numbers: tuple[tuple[str, str], ...]
+    custom: str
+    accumulates: bool
+
+
+_kinds: dict[tuple[type, str], NodeKind] = {}
+
+
+def kind_of(node: Any) -> NodeKind:
+    """The kind of a node, worked out once for each class."""
+    name = node.name()
+    kind = _kinds.get((type(node), name))
+    if kind is None:
+        kind = _kinds[type(node), name] = _inspect(node, name)
+    return kind
+
+
+def _inspect(node: Any, name: str) -> NodeKind:
+    name = name.removeprefix("torch::autograd::")
+    if isinstance(node, BackwardCFunction):
+        function = getattr(type(node), "_forward_cls", type(node))
+        return NodeKind(name, (), (), f"{function.__module__}.{function.__qualname__}", False)
+    attributes = dir(type(node))
+    saved = [a for a in attributes if a.startswith("_saved_")]
+    return NodeKind(
+        name,
+        plain=tuple((a[7:], a) for a in saved if f"_raw{a}" not in attributes),
+        numbers=tuple(
+            (a, f"_saved_{a}") for a in NUMBERS.get(name, ()) if f"_saved_{a}" in attributes
+        ),
+        custom="",
+        accumulates=name == "AccumulateGrad",
+    )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The readable attributes of one node: see `events.NodeState`."""
+
+    plain: tuple[tuple[str, Any], ...] = ()
+    numbers: tuple[tuple[str, float | torch.Tensor], ...] = ()
+
+
+NOTHING = Saved()
+
+
+def saved_of(node: Any, kind: NodeKind, lazy: bool) -> Saved:
+    """Read a node before it runs. `lazy`: its saved tensors have hooks, and are left alone.
+
+    Unpacking a saved tensor calls the user's hook, if there is one; that of checkpointing would
+    compute the forward again, once too often.
+    """
+    plain: list[tuple[str, Any]] = []
+    numbers: list[tuple[str, float | torch.Tensor]] = []
+    for name, attribute in kind.plain:
+        value = getattr(node, attribute)
+        if type(value) is float:
+            numbers.append((name, value))
+        else:
+            readable = _readable(value)
+            if readable is not _UNREADABLE:
+                plain.append((name, readable))
+    if not lazy:
+        for name, attribute in kind.numbers:
+            number = _single(node, attribute)
+            if number is not None:
+                numbers.append((name, number))
+    if not plain and not numbers:
+        return NOTHING
+    return Saved(tuple(plain), tuple(numbers))
+
+
+_UNREADABLE = object()
+
+
+def _readable(value: Any) -> Any:
+    """A value as JSON will keep it, hashable; _UNREADABLE for tensors, generators and the like."""
+    if value is None or type(value) in (bool, int, str, float):
+        return value
+    if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, tuple | list):
+        items = tuple(_readable(item) for item in value)
+        return _UNREADABLE if _UNREADABLE in items else items
+    if isinstance(value, complex):
+        return (value.real, value.imag)
+    if isinstance(value, torch.SymInt):
+        return str(value)
+    return _UNREADABLE
+
+
+def _single(node: Any, attribute: str) -> float | torch.Tensor | None:
+    """A saved tensor of one real element: its value, or on another device itself, to fetch later.
+
+    A tensor that was freed, or changed since it was saved, is not there to be read; the node's own
+    run says so to the user, if it needs it.
+    """
+    try:
+        tensor = getattr(node, attribute)
+    except RuntimeError:
+        return None
+    if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+        return None
+    if tensor.numel() != 1 or tensor.is_complex() or tensor.is_meta:
+        return None
+    if is_transformed(tensor):
+        return None
+    detached = tensor.detach().reshape(())
+    return float(detached.item()) if detached.is_cpu else detached.clone()
+
+
+def hooks_before(node: Any, prehooks: int) -> int:
+    """How many hooks of the user stand between what was sent to a node and what it receives.
+
+    `prehooks` are those of `Node.register_prehook`; the tensor hooks are found in the metadata or,
+    for a leaf, on the leaf.
+    """
+    tensor_hooks = sum(len(hooks) for hooks in node.metadata.get(TENSOR_HOOKS, ()))
+    variable = getattr(node, "variable", None)
+    if variable is not None and variable._backward_hooks:
+        tensor_hooks += len(variable._backward_hooks)
+    return prehooks + tensor_hooks

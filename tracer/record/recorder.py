@@ -1,0 +1,192 @@
+"""The list of instruments; start, stop, restore."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+import traceback
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from tracer.errors import WrongUse
+from tracer.events import RunInfo
+from tracer.record.backward import BackwardCalls
+from tracer.record.buffers import Resets, Steps
+from tracer.record.hookcalls import HookCalls
+from tracer.record.journal import Journal
+from tracer.record.modules import Modules
+from tracer.record.sources import NodeWatch, Sources
+from tracer.tracefile import TraceWriter
+from tracer.version import __version__
+
+__all__ = ["Recorder"]
+
+_active: weakref.ref[Recorder] | None = None
+
+
+class Recorder:
+    """Records the backward calls, steps and zero_grads of this process into a trace file.
+
+        with tracer.Recorder("run.trace"):
+            train()
+
+    Args:
+        output: the trace file; an older trace there is replaced.
+        steps: the first and last optimizer step to record, from 1; None as the last means all.
+        every: record one step in so many, from the first on.
+        command, script, options: what to keep about the run.
+
+    The run is not changed: if the tracer itself fails it stops recording, says why in `failure`,
+    and the script goes on.
+
+    Raises:
+        WrongUse: another recorder is at work in this process, or `steps` or `every` is not
+            positive.
+        TraceUnwritable: the trace cannot be written.
+    """
+
+    def __init__(
+        self,
+        output: str | Path,
+        *,
+        steps: tuple[int, int | None] | None = None,
+        every: int = 1,
+        command: Sequence[str] = (),
+        script: str = "",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        first, last = steps or (1, None)
+        if first < 1 or (last is not None and last < first):
+            raise WrongUse(
+                "wrong-use", f"steps {first}:{last}: expected A:B with 1 <= A <= B, e.g. 1:10"
+            )
+        if every < 1:
+            raise WrongUse("wrong-use", f"every {every}: expected 1 or more")
+        self.output = Path(output)
+        self.failure = ""
+        self._first, self._last, self._every = first, last, every
+        self._info = RunInfo(
+            command=tuple(command),
+            cwd=os.getcwd(),
+            script=script,
+            versions={
+                "gradtrace": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+            options=dict(options or {}),
+            rank=int(os.environ.get("RANK", "0") or 0),
+            world=int(os.environ.get("WORLD_SIZE", "1") or 1),
+            pid=os.getpid(),
+        )
+        self._started = False
+
+    def start(self) -> None:
+        """Open the trace and begin to record."""
+        global _active
+        if _active is not None and (other := _active()) is not None:
+            raise WrongUse(
+                "wrong-use",
+                f"a recorder is at work already, into {other.output}: stop it before another",
+            )
+        self._info = replace(self._info, started=time.time())
+        self._writer = TraceWriter(self.output, self._info)
+        self._journal = Journal(self._writer)
+        modules = Modules(self._journal)
+        sources = Sources(self._journal, modules)
+        self._nodes = NodeWatch(sources)
+        parts = (self._journal, sources, modules)
+        self._switched = [
+            BackwardCalls(*parts, self._nodes, self._fail),
+            Resets(*parts, self._fail),
+            Steps(*parts, self._fail, self._next_step),
+        ]
+        self._instruments = [self._nodes, HookCalls(), *self._switched]
+        for instrument in self._instruments:
+            instrument.start()
+        self._started = True
+        _active = weakref.ref(self)
+        self._switch(self._is_wanted(1))
+
+    def stop(self, *, status: str = "finished", exit_code: int | None = None) -> None:
+        """Put everything back and close the trace. A second call does nothing."""
+        if not self._started:
+            return
+        self._release()
+        self._info = replace(
+            self._info, status=status, exit_code=exit_code, failure=self.failure
+        )
+        try:
+            self._journal.close(info=self._info)
+        except Exception as error:  # noqa: BLE001 - a full disk must not stop training
+            self._note_failure(error)
+
+    def _release(self) -> None:
+        global _active
+        self._switch(False)
+        for instrument in reversed(self._instruments):
+            instrument.stop()
+        self._started = False
+        _active = None
+
+    def __enter__(self) -> Recorder:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop(status="finished" if kind is None else "crashed")
+
+    def _is_wanted(self, step: int) -> bool:
+        if step < self._first or (self._last is not None and step > self._last):
+            return False
+        return (step - self._first) % self._every == 0
+
+    def _next_step(self) -> None:
+        self._journal.step += 1
+        self._switch(not self.failure and self._is_wanted(self._journal.step))
+
+    def _switch(self, on: bool) -> None:
+        self._nodes.watch(on)
+        for instrument in self._switched:
+            instrument.recording = on
+
+    def _fail(self, error: Exception) -> None:
+        """Stop recording for good: a fault of ours is told at the end, and stops nothing else."""
+        self._switch(False)
+        self._note_failure(error)
+
+    def _note_failure(self, error: Exception) -> None:
+        if self.failure:
+            return
+        self.failure = "".join(traceback.format_exception_only(error)).strip()
+        ours = traceback.extract_tb(error.__traceback__)
+        if ours:
+            self.failure += f" ({os.path.basename(ours[-1].filename)}:{ours[-1].lineno})"
+
+    def _leave_child(self) -> None:
+        """In a forked child the trace belongs to the parent: put everything back, write nothing."""
+        if self._started:
+            self._release()
+
+
+def _after_fork() -> None:
+    recorder = _active() if _active is not None else None
+    if recorder is not None:
+        recorder._leave_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

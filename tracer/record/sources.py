@@ -1,0 +1,249 @@
+"""The user's line, and the module, that an autograd node comes from.
+
+NOTE [Watching nodes being made]
+Torch has one place where Python is told of every new autograd node, in whatever thread, made by
+whatever composite function: anomaly mode. While it is on, the constructor of a node calls
+`torch.fx.traceback.format_stack` and keeps the list it returns in the node's `metadata`, under
+"traceback_" (torch/csrc/autograd/python_anomaly_mode.cpp). We turn that on, without its search for
+NaN, and let `format_stack` return an empty list that carries our `Origin`. Unlike a
+TorchFunctionMode this leaves the dispatch of the user's operators, `torch.compile` and the fast
+paths of `nn.Transformer` as they are, and it costs microseconds, not a formatted traceback.
+
+The user must not notice: `is_anomaly_enabled` and its like answer with the user's own setting;
+where the user turns anomaly mode on, the true traceback is in the list as well; and as a failing
+backward prints the forward traceback while the mode is on, it is off while the engine runs, except
+inside a Python `autograd.Function` (which may build graphs: reentrant checkpointing), when
+create_graph asks for a graph, and when other threads may be building theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import threading
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import torch
+import torch.fx.traceback
+from torch.autograd.function import BackwardCFunction
+
+from tracer.events import Source
+from tracer.record.journal import Journal
+from tracer.record.modules import Modules
+from tracer.record.patches import Patches
+
+__all__ = ["UNKNOWN", "NodeWatch", "Origin", "Sources", "origin_of"]
+
+KEPT_LINES = 12
+"""How many lines of the user are kept, outward from the innermost."""
+
+LIBRARY, USER, RUNNER = range(3)
+
+PLUMBING = frozenset(
+    ["wrapper", "wrapped", "inner", "decorate_context", "decorate_autocast", "apply", "backward"]
+)
+"""Functions of torch that wrap others: their names say nothing about the operation."""
+
+
+class Origin(NamedTuple):
+    """Where a node comes from: ids in the journal; `lazy` where its saved tensors have hooks."""
+
+    source: int | None
+    module: int | None
+    called: str
+    lazy: bool
+
+
+UNKNOWN = Origin(None, None, "", True)
+
+
+class _Mark(list[str]):
+    """What we leave in a node's metadata: a traceback for torch, an origin for us."""
+
+    __slots__ = ("origin",)
+
+    def __init__(self, lines: list[str], origin: Origin) -> None:
+        super().__init__(lines)
+        self.origin = origin
+
+
+def origin_of(node: Any) -> Origin:
+    """The origin of a node, UNKNOWN if it was made while nobody watched."""
+    mark = node.metadata.get("traceback_")
+    return mark.origin if type(mark) is _Mark else UNKNOWN
+
+
+class Sources:
+    """Tells the user's lines from those of torch, the standard library and ourselves."""
+
+    def __init__(self, journal: Journal, modules: Modules) -> None:
+        self._journal = journal
+        self._modules = modules
+        self._kinds: dict[CodeType, int] = {}
+        self._known: dict[tuple[object, ...], int] = {}
+        here = os.path.dirname(os.path.abspath(__file__))
+        self._runner = os.path.join(here, "script.py")
+        paths = sysconfig.get_paths()
+        self._packages = (paths["purelib"], paths["platlib"])
+        libraries = (os.path.dirname(torch.__file__), os.path.dirname(here))
+        self._libraries = tuple(path + os.sep for path in libraries)
+        self._standard = (paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep)
+
+    def kind(self, code: CodeType) -> int:
+        """Whose code it is."""
+        kind = self._kinds.get(code)
+        if kind is None:
+            kind = self._kinds[code] = self._judge(code.co_filename)
+        return kind
+
+    def _judge(self, file: str) -> int:
+        if file == self._runner:
+            return RUNNER
+        if file.startswith(self._libraries) or file.startswith("<frozen "):
+            return LIBRARY
+        if file.startswith(self._standard) and not file.startswith(self._packages):
+            return LIBRARY
+        return USER
+
+    def lines(self, frame: FrameType | None) -> list[FrameType]:
+        """The frames of the user, innermost first, no further out than where the script began."""
+        frames = []
+        while frame is not None and len(frames) < KEPT_LINES:
+            kind = self.kind(frame.f_code)
+            if kind == USER:
+                frames.append(frame)
+            elif kind == RUNNER:
+                break
+            frame = frame.f_back
+        return frames
+
+    def here(self, frame: FrameType | None) -> int | None:
+        """The id of the user's line around a frame, None where there is none."""
+        return self._source(self.lines(frame))
+
+    def _source(self, frames: list[FrameType]) -> int | None:
+        key = tuple(part for frame in frames for part in (frame.f_code, frame.f_lasti))
+        source = self._known.get(key)
+        if source is None and frames:
+            for frame in reversed(frames):
+                source = self._intern(frame, source)
+            assert source is not None
+            self._known[key] = source
+        return source
+
+    def _intern(self, frame: FrameType, caller: int | None) -> int:
+        code = frame.f_code
+        key = (code.co_filename, frame.f_lineno, code.co_qualname, caller)
+        return self._journal.intern(Source, key, lambda id: Source(id, *key))
+
+    def origin(self, frame: FrameType | None) -> Origin:
+        """The user's line, the module and the torch function that a frame belongs to."""
+        frames: list[FrameType] = []
+        called, module = "", None
+        calls_module = self._modules.call_code
+        while frame is not None and (module is None or len(frames) < KEPT_LINES):
+            code = frame.f_code
+            kind = self.kind(code)
+            if kind == USER:
+                if len(frames) < KEPT_LINES:
+                    frames.append(frame)
+            elif kind == RUNNER:
+                break
+            elif code is calls_module:
+                if module is None:
+                    module = frame
+                if not frames:
+                    called = ""
+            elif not frames:
+                called = code.co_name
+            frame = frame.f_back
+        if called.startswith("_") or called in PLUMBING:
+            called = ""
+        owner = None if module is None else self._modules.of_call(module, frames)
+        lazy = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        return Origin(self._source(frames), owner, called, lazy)
+
+
+class NodeWatch:
+    """Gives every autograd node its `Origin` as it is made: NOTE [Watching nodes being made]."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._patches = Patches()
+        self._watching = False
+        self._engines = 0
+        self._user = (False, False)
+
+    def start(self) -> None:
+        self._user = (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled())
+        replace = self._patches.replace
+        self._format = replace(torch.fx.traceback, "format_stack", self._format_stack)
+        self._set = replace(torch, "set_anomaly_enabled", self._set_for_user)
+        replace(torch, "is_anomaly_enabled", lambda: self._user[0])
+        replace(torch, "is_anomaly_check_nan_enabled", lambda: self._user[1])
+        self._apply = replace(BackwardCFunction, "apply", self._watched_apply())
+        self.watch(True)
+
+    def stop(self) -> None:
+        if self._watching:
+            self.watch(False)
+        self._patches.restore()
+
+    def watch(self, on: bool) -> None:
+        """Watch or not: between recorded steps nodes are made at full speed."""
+        self._watching = on
+        self._switch(on)
+
+    def enter_engine(self, builds_graph: bool) -> bool:
+        """Called before the engine runs; hand the answer to `leave_engine`."""
+        if not self._watching or builds_graph or threading.active_count() > 1:
+            return False
+        self._engines += 1
+        self._switch(False)
+        return True
+
+    def leave_engine(self, entered: bool) -> None:
+        if entered:
+            self._engines -= 1
+            self._switch(self._watching and not self._engines)
+
+    def _switch(self, on: bool) -> None:
+        enabled, check_nan = self._user
+        self._set(enabled or on, check_nan if enabled else False)
+
+    def _set_for_user(self, enabled: bool, check_nan: bool = True) -> None:
+        self._user = (enabled, check_nan)
+        self._switch(self._watching and not self._engines)
+
+    def _watched_apply(self) -> Any:
+        watch = self
+
+        def apply(self: Any, *args: Any) -> Any:
+            if not watch._engines:
+                return watch._apply(self, *args)
+            watch._switch(True)
+            try:
+                return watch._apply(self, *args)
+            finally:
+                watch._switch(False)
+
+        return apply
+
+    def _format_stack(self) -> list[str]:
+        if not self._watching or torch.fx.traceback.has_preserved_node_meta():
+            lines: list[str] = self._format()
+            return lines
+        lines = self._format()[:-1] if self._user[0] else []
+        frame = sys._getframe(1)
+        return _Mark(lines, self._inherited() or self._sources.origin(frame))
+
+    def _inherited(self) -> Origin | None:
+        """A node that the engine itself makes (create_graph) comes from the node being run."""
+        if torch._C._current_graph_task_id() == -1:
+            return None
+        node = torch._C._current_autograd_node()
+        if node is None or isinstance(node, BackwardCFunction):
+            return None
+        return origin_of(node)

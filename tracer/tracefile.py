@@ -1,0 +1,667 @@
+"""The trace file: one SQLite database per process, its schema, its writer and its reader.
+
+It can be read with `sqlite3` alone: what is stored once lies in rows, what is measured anew in
+every backward call lies in one blob per call, addressed by rows of `layouts`. Reading executes
+nothing: text is JSON, blobs are plain little-endian float32 and float64.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+from tracer.errors import TraceUnreadable, TraceUnwritable
+from tracer.events import (
+    ROW_WIDTH,
+    SMALL,
+    Buffer,
+    Call,
+    Capture,
+    Contribution,
+    Edge,
+    Event,
+    Form,
+    Layout,
+    Measurement,
+    Module,
+    Node,
+    NodeState,
+    Reading,
+    Receipt,
+    Reset,
+    Root,
+    RunInfo,
+    Source,
+    Step,
+    Structure,
+)
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["SCHEMA_VERSION", "Trace", "TraceWriter", "load"]
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x47524144  # "GRAD"
+MAGIC = b"SQLite format 3\x00"
+
+SCHEMA = """
+-- What the process was: one row per field of RunInfo, its value as JSON.
+CREATE TABLE run (field TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- Lines of code; caller is the line that called it, outward to the script.
+CREATE TABLE sources (id INTEGER PRIMARY KEY, file TEXT NOT NULL, line INTEGER NOT NULL,
+                      function TEXT NOT NULL, caller INTEGER REFERENCES sources);
+
+-- Modules that were called, by their path inside the outermost module around them.
+CREATE TABLE modules (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, path TEXT NOT NULL,
+                      kind TEXT NOT NULL, variable TEXT NOT NULL, replica INTEGER);
+
+-- Leaf tensors whose .grad is written. shape is JSON.
+CREATE TABLE buffers (id INTEGER PRIMARY KEY, name TEXT NOT NULL, shape TEXT NOT NULL,
+                      dtype TEXT NOT NULL, device TEXT NOT NULL, module INTEGER,
+                      is_parameter INTEGER NOT NULL);
+
+-- Shapes, dtypes and devices of gradients.
+CREATE TABLE forms (id INTEGER PRIMARY KEY, shape TEXT NOT NULL, dtype TEXT NOT NULL,
+                    device TEXT NOT NULL);
+
+-- Graphs: one that repeats is stored once.
+CREATE TABLE structures (id INTEGER PRIMARY KEY, nodes INTEGER NOT NULL, edges INTEGER NOT NULL);
+CREATE TABLE nodes (structure INTEGER, node INTEGER, name TEXT NOT NULL, source INTEGER,
+                    module INTEGER, called TEXT NOT NULL, custom TEXT NOT NULL, buffer INTEGER,
+                    PRIMARY KEY (structure, node)) WITHOUT ROWID;
+CREATE TABLE edges (structure INTEGER, edge INTEGER, sender INTEGER, output INTEGER,
+                    receiver INTEGER, input INTEGER,
+                    PRIMARY KEY (structure, edge)) WITHOUT ROWID;
+
+-- What else repeats between calls: where each measurement lies, and what is plain to read on the
+-- nodes. A row number is a position in the event's measurements; NULL means not measured.
+CREATE TABLE layouts (id INTEGER PRIMARY KEY, structure INTEGER);
+CREATE TABLE layout_rows (layout INTEGER, row INTEGER, elements INTEGER NOT NULL,
+                          is_complex INTEGER NOT NULL, is_double INTEGER NOT NULL,
+                          PRIMARY KEY (layout, row)) WITHOUT ROWID;
+CREATE TABLE states (layout INTEGER, node INTEGER, saved TEXT NOT NULL, numbers TEXT NOT NULL,
+                     first INTEGER NOT NULL, hooks_before INTEGER NOT NULL,
+                     hooks_after INTEGER NOT NULL, hooks_buffer INTEGER NOT NULL,
+                     ran INTEGER NOT NULL, PRIMARY KEY (layout, node)) WITHOUT ROWID;
+CREATE TABLE contributions (layout INTEGER, edge INTEGER, form INTEGER NOT NULL, row INTEGER,
+                            PRIMARY KEY (layout, edge)) WITHOUT ROWID;
+CREATE TABLE receipts (layout INTEGER, node INTEGER, input INTEGER, form INTEGER NOT NULL,
+                       row INTEGER, PRIMARY KEY (layout, node, input)) WITHOUT ROWID;
+CREATE TABLE roots (layout INTEGER, position INTEGER, node INTEGER NOT NULL,
+                    input INTEGER NOT NULL, name TEXT NOT NULL, form INTEGER NOT NULL,
+                    gradient INTEGER, value INTEGER, PRIMARY KEY (layout, position)) WITHOUT ROWID;
+CREATE TABLE captures (layout INTEGER, position INTEGER, node INTEGER NOT NULL,
+                       input INTEGER NOT NULL, form INTEGER, row INTEGER,
+                       PRIMARY KEY (layout, position)) WITHOUT ROWID;
+CREATE TABLE readings (layout INTEGER, buffer INTEGER, moment TEXT, form INTEGER NOT NULL,
+                       row INTEGER, PRIMARY KEY (layout, buffer, moment)) WITHOUT ROWID;
+
+-- The events of the run, one count (ord) over the three tables. measurements: per row of the
+-- layout 13 float32: sum (real, imaginary), norm, largest, non-finite, 8 of the fingerprint.
+-- vals: the elements of each row with 16 or fewer, float32 or (is_double) float64, complex ones as
+-- pairs. scalars: float64, the numbers read on nodes.
+CREATE TABLE calls (ord INTEGER PRIMARY KEY, layout INTEGER NOT NULL, entry TEXT NOT NULL,
+                    step INTEGER NOT NULL, source INTEGER, thread INTEGER NOT NULL,
+                    retain_graph INTEGER NOT NULL, create_graph INTEGER NOT NULL,
+                    accumulates INTEGER NOT NULL, inputs INTEGER NOT NULL, nested_in INTEGER,
+                    started REAL NOT NULL, seconds REAL NOT NULL, outcome TEXT NOT NULL,
+                    measurements BLOB NOT NULL, vals BLOB NOT NULL, scalars BLOB NOT NULL);
+CREATE TABLE steps (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, layout INTEGER NOT NULL,
+                    optimizer INTEGER NOT NULL, kind TEXT NOT NULL, groups TEXT NOT NULL,
+                    source INTEGER, started REAL NOT NULL, outcome TEXT NOT NULL,
+                    measurements BLOB NOT NULL, vals BLOB NOT NULL);
+CREATE TABLE resets (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, by TEXT NOT NULL,
+                     set_to_none INTEGER NOT NULL, buffers TEXT NOT NULL, source INTEGER,
+                     started REAL NOT NULL);
+"""
+
+Fact = Source | Module | Buffer | Form | Structure | Layout | Event
+
+
+def _text(value: str) -> str:
+    """SQLite text is UTF-8: a lone surrogate (a file name's undecodable byte) is written out."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _doubles(values: Iterable[float]) -> bytes:
+    numbers = array("d", values)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _numbers(typecode: str, blob: bytes) -> array[float]:
+    numbers: array[float] = array(typecode)
+    numbers.frombytes(blob[: len(blob) - len(blob) % numbers.itemsize])
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+class TraceWriter:
+    """Writes facts to a new trace file; what was committed survives the death of the process.
+
+    Raises:
+        TraceUnwritable: the folder is missing or read-only, the path holds something that is not a
+            trace, or another process is recording into it.
+    """
+
+    def __init__(self, path: str | Path, info: RunInfo) -> None:
+        self.path = Path(path)
+        self._claim()
+        try:
+            self._db = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            # First, into the file itself: a trace whose process was killed is known by its header.
+            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            # WAL with NORMAL: a commit costs microseconds and outlives kill -9.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(SCHEMA)
+            self._db.execute("BEGIN")
+            self.describe(info)
+            self.commit()
+        except sqlite3.Error as error:
+            self._release()
+            raise TraceUnwritable(
+                "unwritable-trace", f"{self.path}: cannot write a trace there: {error}"
+            ) from error
+
+    def _claim(self) -> None:
+        """Make the file anew and lock it, unless it is somebody else's."""
+        self._lock: int | None = None
+        try:
+            if self.path.exists() and self.path.stat().st_size:
+                if not _is_trace(self.path):
+                    raise TraceUnwritable(
+                        "unwritable-trace",
+                        f"{self.path} exists and is not a trace: it is left as it is; "
+                        "give another name with --output",
+                    )
+                with open(self.path, "rb+") as existing:
+                    self._take_lock(existing.fileno())
+                self.path.unlink()
+            for suffix in ("-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._take_lock(self._lock)
+        except OSError as error:
+            self._release()
+            raise TraceUnwritable(
+                "unwritable-trace",
+                f"{self.path}: cannot write a trace there: {error.strerror}; "
+                "give another place with --output",
+            ) from error
+
+    def _take_lock(self, descriptor: int) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TraceUnwritable(
+                "unwritable-trace",
+                f"{self.path} is being written by another run; give another name with --output",
+            ) from error
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def describe(self, info: RunInfo) -> None:
+        """Write or replace what is known of the process."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO run VALUES (?, ?)",
+            [(name, _json(value)) for name, value in asdict(info).items()],
+        )
+
+    def add(self, fact: Fact) -> None:
+        """Write one fact; it is safe after the next `commit`."""
+        WRITERS[type(fact)](self._db, fact)
+
+    def commit(self) -> None:
+        self._db.execute("COMMIT")
+        self._db.execute("BEGIN")
+
+    def close(self, info: RunInfo) -> None:
+        """Write the end of the run and fold the write-ahead log into the one file."""
+        try:
+            self.describe(info)
+            self._db.execute("COMMIT")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            self._db.close()
+            self._release()
+
+
+def _write_source(db: sqlite3.Connection, fact: Source) -> None:
+    row = (fact.id, _text(fact.file), fact.line, _text(fact.function), fact.caller)
+    db.execute("INSERT INTO sources VALUES (?,?,?,?,?)", row)
+
+
+def _write_module(db: sqlite3.Connection, fact: Module) -> None:
+    texts = (_text(fact.path), _text(fact.kind), _text(fact.variable))
+    db.execute(
+        "INSERT INTO modules VALUES (?,?,?,?,?,?)", (fact.id, fact.root, *texts, fact.replica)
+    )
+
+
+def _write_buffer(db: sqlite3.Connection, fact: Buffer) -> None:
+    row = (fact.id, _text(fact.name), _json(fact.shape), fact.dtype, fact.device)
+    db.execute(
+        "INSERT INTO buffers VALUES (?,?,?,?,?,?,?)", (*row, fact.module, fact.is_parameter)
+    )
+
+
+def _write_form(db: sqlite3.Connection, fact: Form) -> None:
+    row = (fact.id, _json(fact.shape), fact.dtype, fact.device)
+    db.execute("INSERT INTO forms VALUES (?,?,?,?)", row)
+
+
+def _write_structure(db: sqlite3.Connection, fact: Structure) -> None:
+    db.execute(
+        "INSERT INTO structures VALUES (?,?,?)", (fact.id, len(fact.nodes), len(fact.edges))
+    )
+    db.executemany(
+        "INSERT INTO nodes VALUES (?,?,?,?,?,?,?,?)",
+        (
+            (fact.id, n.index, _text(n.name), n.source, n.module, _text(n.called),
+             _text(n.custom), n.buffer)
+            for n in fact.nodes
+        ),
+    )  # fmt: skip
+    db.executemany(
+        "INSERT INTO edges VALUES (?,?,?,?,?,?)",
+        (
+            (fact.id, number, e.sender, e.output, e.receiver, e.input)
+            for number, e in enumerate(fact.edges)
+        ),
+    )
+
+
+def _write_layout(db: sqlite3.Connection, fact: Layout) -> None:
+    key = fact.id
+    db.execute("INSERT INTO layouts VALUES (?,?)", (key, fact.structure))
+    db.executemany(
+        "INSERT INTO layout_rows VALUES (?,?,?,?,?)",
+        ((key, number, *row) for number, row in enumerate(fact.rows)),
+    )
+    db.executemany(
+        "INSERT INTO states VALUES (?,?,?,?,?,?,?,?,?)",
+        (
+            (key, s.node, _text(_json(s.saved)), _json(s.numbers), s.first, *s.hooks, s.ran)
+            for s in fact.states
+        ),
+    )
+    db.executemany(
+        "INSERT INTO contributions VALUES (?,?,?,?)",
+        ((key, c.edge, c.form, c.row) for c in fact.contributions),
+    )
+    db.executemany(
+        "INSERT INTO receipts VALUES (?,?,?,?,?)",
+        ((key, r.node, r.input, r.form, r.row) for r in fact.receipts),
+    )
+    db.executemany(
+        "INSERT INTO roots VALUES (?,?,?,?,?,?,?,?)",
+        (
+            (key, position, r.node, r.input, _text(r.name), r.form, r.gradient, r.value)
+            for position, r in enumerate(fact.roots)
+        ),
+    )
+    db.executemany(
+        "INSERT INTO captures VALUES (?,?,?,?,?,?)",
+        ((key, c.position, c.node, c.input, c.form, c.row) for c in fact.captures),
+    )
+    db.executemany(
+        "INSERT INTO readings VALUES (?,?,?,?,?)",
+        ((key, r.buffer, r.moment, r.form, r.row) for r in fact.readings),
+    )
+
+
+def _write_call(db: sqlite3.Connection, fact: Call) -> None:
+    db.execute(
+        "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            fact.order, fact.layout, fact.entry, fact.step, fact.source, fact.thread,
+            fact.retain_graph, fact.create_graph, fact.accumulates, fact.inputs, fact.nested_in,
+            fact.started, fact.seconds, _text(fact.outcome), fact.measurements, fact.values,
+            _doubles(fact.scalars),
+        ),
+    )  # fmt: skip
+
+
+def _write_step(db: sqlite3.Connection, fact: Step) -> None:
+    db.execute(
+        "INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            fact.order, fact.step, fact.layout, fact.optimizer, _text(fact.kind),
+            _text(_json(fact.groups)), fact.source, fact.started, _text(fact.outcome),
+            fact.measurements, fact.values,
+        ),
+    )  # fmt: skip
+
+
+def _write_reset(db: sqlite3.Connection, fact: Reset) -> None:
+    row = (fact.order, fact.step, _text(fact.by), fact.set_to_none, _json(fact.buffers))
+    db.execute("INSERT INTO resets VALUES (?,?,?,?,?,?,?)", (*row, fact.source, fact.started))
+
+
+WRITERS: dict[type, Any] = {
+    Source: _write_source,
+    Module: _write_module,
+    Buffer: _write_buffer,
+    Form: _write_form,
+    Structure: _write_structure,
+    Layout: _write_layout,
+    Call: _write_call,
+    Step: _write_step,
+    Reset: _write_reset,
+}
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether the file's SQLite header carries our application id (bytes 68 to 71)."""
+    with open(path, "rb") as file:
+        header = file.read(72)
+    return header[:16] == MAGIC and struct.unpack(">I", header[68:72])[0] == APPLICATION_ID
+
+
+def load(path: str | Path) -> Trace:
+    """Open a trace file for reading.
+
+    Raises:
+        TraceUnreadable: with slug missing-file, not-a-trace, other-schema or damaged-trace.
+    """
+    return Trace(path)
+
+
+class Trace:
+    """A trace file, read on demand: the small tables at once, the large ones when asked for.
+
+    Everything returned is a dataclass of `tracer.events`. Use as a context manager, or `close`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._check_file()
+        try:
+            self._db = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+        version = self._one("PRAGMA user_version")
+        if version != SCHEMA_VERSION:
+            raise TraceUnreadable(
+                "other-schema",
+                f"{self.path} follows trace schema {version}, this program reads schema "
+                f"{SCHEMA_VERSION}: read it with the version that wrote it, or record it again",
+            )
+        self.info  # noqa: B018 - a trace without its run is damaged: better said now
+
+    def _check_file(self) -> None:
+        if not self.path.is_file():
+            what = "is a folder" if self.path.is_dir() else "does not exist"
+            raise TraceUnreadable(
+                "missing-file",
+                f"{self.path} {what}: expected a .trace file; `gradtrace trace SCRIPT` makes one",
+            )
+        try:
+            with open(self.path, "rb") as file:
+                header = file.read(100)
+        except OSError as error:
+            raise TraceUnreadable(
+                "missing-file", f"{self.path}: cannot be read: {error.strerror}"
+            ) from error
+        size = self.path.stat().st_size
+        if header[:16] != MAGIC[: len(header[:16])] or not header:
+            raise TraceUnreadable(
+                "not-a-trace",
+                f"{self.path} is not a trace (it does not begin like one): expected a file that "
+                "`gradtrace trace` wrote",
+            )
+        if len(header) < 100:
+            raise self._damaged(f"it ends after {size} bytes, inside its header")
+        if not _is_trace(self.path):
+            raise TraceUnreadable(
+                "not-a-trace",
+                f"{self.path} is an SQLite file of another program: expected a file that "
+                "`gradtrace trace` wrote",
+            )
+        page_size = int.from_bytes(header[16:18], "big")
+        expected = (65536 if page_size == 1 else page_size) * int.from_bytes(header[28:32], "big")
+        # With a write-ahead log beside it the header may be ahead of the file: SQLite knows.
+        if size < expected and not Path(f"{self.path}-wal").exists():
+            raise self._damaged(f"it has {size} bytes where its header says {expected}")
+
+    def _damaged(self, why: object) -> TraceUnreadable:
+        return TraceUnreadable(
+            "damaged-trace",
+            f"{self.path} is damaged ({why}): copy it again from where it was recorded, or record "
+            "it again",
+        )
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _rows(self, query: str, *parameters: object) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._db.execute(query, parameters)
+        except sqlite3.ProgrammingError:
+            raise
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def _one(self, query: str, *parameters: object) -> Any:
+        return next(self._rows(query, *parameters), (None,))[0]
+
+    def _json(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(f"unreadable JSON: {error}") from error
+
+    def _shape(self, text: str) -> tuple[int, ...]:
+        return tuple(self._json(text))
+
+    @cached_property
+    def info(self) -> RunInfo:
+        fields = {name: self._json(value) for name, value in self._rows("SELECT * FROM run")}
+        try:
+            fields["command"] = tuple(fields["command"])
+            return RunInfo(**fields)
+        except (TypeError, KeyError) as error:
+            raise self._damaged(f"its run is not described: {error}") from error
+
+    @cached_property
+    def sources(self) -> dict[int, Source]:
+        rows = self._rows("SELECT id, file, line, function, caller FROM sources")
+        return {row[0]: Source(*row) for row in rows}
+
+    @cached_property
+    def modules(self) -> dict[int, Module]:
+        rows = self._rows("SELECT id, root, path, kind, variable, replica FROM modules")
+        return {row[0]: Module(*row) for row in rows}
+
+    @cached_property
+    def buffers(self) -> dict[int, Buffer]:
+        rows = self._rows(
+            "SELECT id, name, shape, dtype, device, module, is_parameter FROM buffers"
+        )
+        return {
+            id: Buffer(id, name, self._shape(shape), dtype, device, module, bool(is_parameter))
+            for id, name, shape, dtype, device, module, is_parameter in rows
+        }
+
+    @cached_property
+    def forms(self) -> dict[int, Form]:
+        rows = self._rows("SELECT id, shape, dtype, device FROM forms")
+        return {id: Form(id, self._shape(shape), *rest) for id, shape, *rest in rows}
+
+    @lru_cache(maxsize=64)  # noqa: B019 - a Trace lives as long as its readings
+    def structure(self, id: int) -> Structure:
+        nodes = self._rows(
+            "SELECT node, name, source, module, called, custom, buffer FROM nodes "
+            "WHERE structure = ? ORDER BY node", id,
+        )  # fmt: skip
+        edges = self._rows(
+            "SELECT sender, output, receiver, input FROM edges WHERE structure = ? ORDER BY edge",
+            id,
+        )
+        return Structure(id, tuple(Node(*row) for row in nodes), tuple(Edge(*row) for row in edges))
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def layout(self, id: int) -> Layout:
+        states = self._rows(
+            "SELECT node, saved, numbers, first, hooks_before, hooks_after, hooks_buffer, ran "
+            "FROM states WHERE layout = ? ORDER BY node", id,
+        )  # fmt: skip
+        return Layout(
+            id,
+            self._one("SELECT structure FROM layouts WHERE id = ?", id),
+            tuple(
+                (elements, bool(is_complex), bool(is_double))
+                for elements, is_complex, is_double in self._rows(
+                    "SELECT elements, is_complex, is_double FROM layout_rows WHERE layout = ? "
+                    "ORDER BY row", id,
+                )
+            ),
+            tuple(
+                NodeState(
+                    node, self._json(saved), tuple(self._json(numbers)), first,
+                    (before, after, buffer), bool(ran),
+                )
+                for node, saved, numbers, first, before, after, buffer, ran in states
+            ),
+            tuple(Contribution(*r) for r in self._facts("contributions", "edge, form, row", id)),
+            tuple(Receipt(*r) for r in self._facts("receipts", "node, input, form, row", id)),
+            tuple(
+                Root(*r)
+                for r in self._facts("roots", "node, input, name, form, gradient, value", id,
+                                     order="position")
+            ),
+            tuple(
+                Capture(*r)
+                for r in self._facts("captures", "position, node, input, form, row", id)
+            ),
+            tuple(Reading(*r) for r in self._facts("readings", "buffer, moment, form, row", id)),
+        )  # fmt: skip
+
+    def _facts(
+        self, table: str, columns: str, layout: int, order: str = ""
+    ) -> Iterator[tuple[Any, ...]]:
+        sorting = f" ORDER BY {order}" if order else ""
+        return self._rows(f"SELECT {columns} FROM {table} WHERE layout = ?{sorting}", layout)
+
+    @cached_property
+    def calls(self) -> list[Call]:
+        """Every backward call, in order, without its blobs (see `measurements`)."""
+        rows = self._rows(
+            "SELECT ord, layout, entry, step, source, thread, retain_graph, create_graph, "
+            "accumulates, inputs, nested_in, started, seconds, outcome FROM calls ORDER BY ord"
+        )
+        return [Call(*r[:6], *map(bool, r[6:9]), *r[9:]) for r in rows]
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """Every recorded optimizer step, in order, without its blobs."""
+        rows = self._rows(
+            "SELECT ord, step, layout, optimizer, kind, groups, source, started, outcome "
+            "FROM steps ORDER BY ord"
+        )
+        return [Step(*r[:5], tuple(self._json(r[5])), *r[6:]) for r in rows]
+
+    @cached_property
+    def resets(self) -> list[Reset]:
+        rows = self._rows(
+            "SELECT ord, step, by, set_to_none, buffers, source, started FROM resets ORDER BY ord"
+        )
+        return [Reset(*r[:3], bool(r[3]), tuple(self._json(r[4])), *r[5:]) for r in rows]
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """Calls, steps and resets, as they happened."""
+        everything: list[Event] = [*self.calls, *self.steps, *self.resets]
+        return sorted(everything, key=lambda event: event.order)
+
+    def scalars(self, call: Call) -> tuple[float, ...]:
+        """The numbers read on nodes in this call: see `NodeState.numbers`."""
+        blob = self._one("SELECT scalars FROM calls WHERE ord = ?", call.order)
+        return tuple(_numbers("d", blob or b""))
+
+    def measurements(self, event: Call | Step) -> list[Measurement]:
+        """Every measured row of a call or step, in the order of its layout."""
+        table = "calls" if isinstance(event, Call) else "steps"
+        blobs = next(
+            self._rows(f"SELECT measurements, vals FROM {table} WHERE ord = ?", event.order), None
+        )
+        if blobs is None:
+            return []
+        rows = self.layout(event.layout).rows
+        numbers = _numbers("f", cast(bytes, blobs[0]))
+        if len(numbers) != ROW_WIDTH * len(rows):
+            raise self._damaged(
+                f"event {event.order} has {len(numbers)} numbers for {len(rows)} measurements"
+            )
+        return list(_measured(rows, numbers, blobs[1]))
+
+
+def _measured(
+    rows: tuple[tuple[int, bool, bool], ...], numbers: array[float], values: bytes
+) -> Iterator[Measurement]:
+    place = 0
+    for number, (elements, is_complex, is_double) in enumerate(rows):
+        real, imaginary, norm, largest, nonfinite, *fingerprint = numbers[
+            number * ROW_WIDTH : (number + 1) * ROW_WIDTH
+        ]
+        small: tuple[float | complex, ...] | None = None
+        if elements <= SMALL:
+            count = elements * (2 if is_complex else 1)
+            end = place + count * (8 if is_double else 4)
+            parts = _numbers("d" if is_double else "f", values[place:end])
+            small = (
+                tuple(complex(parts[i], parts[i + 1]) for i in range(0, len(parts) - 1, 2))
+                if is_complex
+                else tuple(parts)
+            )
+            place = end
+        yield Measurement(
+            elements=elements,
+            sum=complex(real, imaginary) if is_complex else real,
+            norm=norm,
+            largest=largest,
+            nonfinite=int(nonfinite),
+            fingerprint=tuple(fingerprint),
+            values=small,
+        )
