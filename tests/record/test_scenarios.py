@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,9 @@ Record = Callable[[Scenario], tuple[Trace, list[torch.Tensor]]]
 
 
 def bits(tensors: list[torch.Tensor]) -> list[bytes]:
-    return [bytes(t.detach().contiguous().view(-1).view(torch.uint8).tolist()) for t in tensors]
+    """The elements of each tensor as bytes: NaN equals NaN, 0 does not equal -0."""
+    plain = [t.detach().resolve_conj().resolve_neg().contiguous() for t in tensors]
+    return [ctypes.string_at(t.data_ptr(), t.numel() * t.element_size()) for t in plain]
 
 
 def alone(scenario: Scenario) -> list[torch.Tensor]:

@@ -146,7 +146,9 @@ class BackwardCalls:
             return None
 
     def _prepare(self, request: Request, frame: FrameType | None) -> Running:
-        started, order = self._journal.seconds(), self._journal.order()
+        started, order, nested_in = self._journal.seconds(), self._journal.order(), self._outer()
+        if nested_in is None:
+            self._modules.next_round()
         users = self._sources.lines(frame)
         places = [_place(output) for output in request.outputs]
         graph, shelf = Graph(places), Shelf()
@@ -164,7 +166,7 @@ class BackwardCalls:
             shelf=shelf,
             watch=watch,
             source=self._sources.here(frame),
-            nested_in=self._outer(),
+            nested_in=nested_in,
             step=self._journal.step,
             started=started,
             leaves=leaves,

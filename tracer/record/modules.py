@@ -42,20 +42,23 @@ class _Seats:
     """Ids for things that come and go: a new one takes the seat of a dead one alike.
 
     A loss module or an input made anew in each iteration is the same fact each time, so that the
-    structure of the graph repeats; two that live at once have an id each.
+    structure of the graph repeats. Two that live at once have an id each, and so have two that
+    follow one another inside one backward call (`round` counts these): their books are kept apart.
     """
 
     def __init__(self) -> None:
-        self._taken: dict[Hashable, list[weakref.ref[Any]]] = {}
+        self.round = 0
+        self._taken: dict[Hashable, list[tuple[weakref.ref[Any], int]]] = {}
 
     def take(self, description: Hashable, thing: object) -> tuple[Hashable, int]:
         """A key for the journal."""
         seats = self._taken.setdefault(description, [])
-        for number, holder in enumerate(seats):
-            if holder() is None or holder() is thing:
-                seats[number] = weakref.ref(thing)
+        mine = (weakref.ref(thing), self.round)
+        for number, (holder, since) in enumerate(seats):
+            if holder() is thing or (holder() is None and since != self.round):
+                seats[number] = mine
                 return description, number
-        seats.append(weakref.ref(thing))
+        seats.append(mine)
         return description, len(seats) - 1
 
 
@@ -71,6 +74,10 @@ class Modules:
         self._parameters: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
         self._buffers: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._seats = _Seats()
+
+    def next_round(self) -> None:
+        """Called as an outermost backward call begins: see `_Seats`."""
+        self._seats.round += 1
 
     def of_call(self, frame: FrameType, users: list[FrameType]) -> int | None:
         """The id of the module whose `__call__` runs in this frame."""

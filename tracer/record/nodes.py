@@ -24,18 +24,27 @@ NUMBERS = {
 }
 """Saved tensors that are worth unpacking: factors and denominators, where they have one element."""
 
+OPTIONAL = {
+    "NllLossBackward0": ("weight",),
+    "NllLoss2DBackward0": ("weight",),
+    "ScaledDotProductEfficientAttentionBackward0": ("attn_bias",),
+    "ScaledDotProductFlashAttentionForCpuBackward0": ("attn_mask",),
+}
+"""Saved tensors whose absence says something: a loss without class weights, attention unmasked."""
+
 
 @dataclass(frozen=True)
 class NodeKind:
     """What all nodes of one class have in common.
 
     `plain` are the saved attributes that are no tensors, `numbers` the saved tensors to look into,
-    as pairs of the trace's name and torch's. `custom` is the qualified name of a Python Function.
+    `optional` those to keep as None where they are, each as pairs of the trace's name and torch's. `custom` is the qualified name of a Python Function.
     """
 
     name: str
     plain: tuple[tuple[str, str], ...]
     numbers: tuple[tuple[str, str], ...]
+    optional: tuple[tuple[str, str], ...]
     custom: str
     accumulates: bool
 
@@ -56,18 +65,21 @@ def _inspect(node: Any, name: str) -> NodeKind:
     name = name.removeprefix("torch::autograd::")
     if isinstance(node, BackwardCFunction):
         function = getattr(type(node), "_forward_cls", type(node))
-        return NodeKind(name, (), (), f"{function.__module__}.{function.__qualname__}", False)
+        return NodeKind(name, (), (), (), f"{function.__module__}.{function.__qualname__}", False)
     attributes = dir(type(node))
     saved = [a for a in attributes if a.startswith("_saved_")]
     return NodeKind(
         name,
         plain=tuple((a[7:], a) for a in saved if f"_raw{a}" not in attributes),
-        numbers=tuple(
-            (a, f"_saved_{a}") for a in NUMBERS.get(name, ()) if f"_saved_{a}" in attributes
-        ),
+        numbers=_present(NUMBERS.get(name, ()), attributes),
+        optional=_present(OPTIONAL.get(name, ()), attributes),
         custom="",
         accumulates=name == "AccumulateGrad",
     )
+
+
+def _present(names: tuple[str, ...], attributes: list[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, f"_saved_{name}") for name in names if f"_saved_{name}" in attributes)
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,9 @@ def saved_of(node: Any, kind: NodeKind, lazy: bool) -> Saved:
             number = _single(node, attribute)
             if number is not None:
                 numbers.append((name, number))
+        for name, attribute in kind.optional:
+            if _is_absent(node, attribute):
+                plain.append((name, None))
     if not plain and not numbers:
         return NOTHING
     return Saved(tuple(plain), tuple(numbers))
@@ -144,6 +159,13 @@ def _single(node: Any, attribute: str) -> float | torch.Tensor | None:
         return None
     detached = tensor.detach().reshape(())
     return float(detached.item()) if detached.is_cpu else detached.clone()
+
+
+def _is_absent(node: Any, attribute: str) -> bool:
+    try:
+        return getattr(node, attribute) is None
+    except RuntimeError:  # freed, or changed since
+        return False
 
 
 def hooks_before(node: Any, prehooks: int) -> int:

@@ -1,0 +1,144 @@
+"""What a tensor is measured as: numbers against plain torch, and the fingerprint's linearity."""
+
+from __future__ import annotations
+
+import math
+from array import array
+
+import pytest
+import torch
+
+from tracer.events import ROW_WIDTH
+from tracer.record.measure import Shelf
+
+
+def measured(*tensors: torch.Tensor) -> list[list[float]]:
+    shelf = Shelf()
+    for tensor in tensors:
+        assert shelf.add(tensor) is not None
+    numbers = array("f", shelf.fetch().measurements)
+    return [list(numbers[i : i + ROW_WIDTH]) for i in range(0, len(numbers), ROW_WIDTH)]
+
+
+def fingerprint(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(measured(tensor)[0][5:], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("elements", [1, 16, 17, 1023, 1024, 1025, 5000, 300_000])
+def test_sum_norm_and_largest_are_those_of_the_tensor(elements: int) -> None:
+    tensor = torch.randn(elements, dtype=torch.float64)
+
+    total, _, norm, largest, nonfinite, *_ = measured(tensor)[0]
+
+    assert total == pytest.approx(tensor.sum().item(), abs=1e-6 * norm)
+    assert norm == pytest.approx(tensor.norm().item(), rel=1e-6)
+    assert largest == pytest.approx(tensor.abs().max().item(), rel=1e-6)
+    assert nonfinite == 0
+
+
+@pytest.mark.parametrize("elements", [3, 1000, 70_000])
+def test_the_fingerprint_of_a_sum_is_the_sum_of_fingerprints(elements: int) -> None:
+    a, b = torch.randn(elements), torch.randn(elements)
+
+    together = fingerprint(a + 3 * b)
+
+    assert torch.allclose(
+        together, fingerprint(a) + 3 * fingerprint(b), atol=1e-5 * math.sqrt(elements)
+    )
+
+
+def test_fingerprints_tell_permuted_elements_apart() -> None:
+    tensor = torch.randn(5000)
+
+    difference = fingerprint(tensor) - fingerprint(tensor[torch.randperm(5000)])
+
+    assert difference.abs().max() > 1
+
+
+def test_fingerprints_have_the_norm_as_their_spread() -> None:
+    tensors = [torch.randn(5000) for _ in range(200)]
+
+    squares = torch.stack([fingerprint(t).square() / t.norm() ** 2 for t in tensors])
+
+    assert squares.mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_the_fingerprint_follows_logical_order_not_memory() -> None:
+    tensor = torch.randn(70, 50)
+    transposed_in_memory = tensor.t().contiguous().t()
+
+    assert torch.equal(fingerprint(tensor), fingerprint(transposed_in_memory))
+
+
+def test_the_signs_are_the_same_on_every_machine() -> None:
+    # Written down once: traces of other ranks, machines and versions must compare.
+    assert fingerprint(torch.eye(3)[1]).tolist() == [-1, -1, 1, -1, -1, 1, -1, 1]
+    assert fingerprint(torch.ones(2000)).tolist() == [6, -6, -8, -98, 22, 0, 12, -48]
+
+
+@pytest.mark.parametrize("elements", [17, 1024, 33_333])
+def test_an_expanded_scalar_measures_as_the_tensor_it_stands_for(elements: int) -> None:
+    scalar = torch.tensor(-0.3)
+
+    expanded, dense = measured(scalar.expand(elements), scalar.expand(elements).contiguous())
+
+    assert expanded == pytest.approx(dense, rel=1e-4, abs=1e-4)
+
+
+def test_a_sparse_gradient_measures_as_the_dense_one() -> None:
+    where = torch.tensor([[5, 900, 5, 3]])
+    sparse = torch.sparse_coo_tensor(where, torch.randn(4, 6), (1000, 6))
+
+    found, dense = measured(sparse, sparse.to_dense())
+
+    assert found == pytest.approx(dense, rel=1e-5, abs=1e-5)
+
+
+def test_complex_numbers_have_complex_sums_and_magnitudes() -> None:
+    tensor = torch.tensor([3 + 4j, 1 - 1j])
+
+    real, imaginary, norm, largest, *_ = measured(tensor)[0]
+
+    assert (real, imaginary) == (4, 3)
+    assert norm == pytest.approx(math.sqrt(27))
+    assert largest == 5
+
+
+def test_nonfinite_elements_are_counted() -> None:
+    row = measured(torch.tensor([1.0, math.inf, math.nan, -math.inf]))[0]
+
+    assert row[4] == 3
+
+
+def test_a_norm_outside_float32_squares_is_right() -> None:
+    large, small = measured(torch.full((100,), 1e25), torch.full((100,), 1e-30))
+
+    assert large[2] == pytest.approx(1e26, rel=1e-6)
+    assert small[2] == pytest.approx(1e-29, rel=1e-6)
+
+
+def test_modes_and_autocast_of_the_user_do_not_see_the_measuring() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tensor = torch.randn(5000)
+    expected = measured(tensor)
+    counter = FlopCounterMode(display=False)
+
+    with counter, torch.autocast("cpu", dtype=torch.bfloat16):
+        found = measured(tensor)
+
+    assert found == expected
+    assert counter.get_total_flops() == 0
+
+
+def test_reduced_matmul_precision_of_the_user_does_not_blur_the_fingerprint() -> None:
+    tensor = torch.randn(5000)
+    expected = fingerprint(tensor)
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found = fingerprint(tensor)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+    assert torch.allclose(found, expected, atol=1e-3)
