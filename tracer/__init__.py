@@ -1,10 +1,10 @@
 """gradtrace: every gradient contribution of a PyTorch training script, and where it was summed.
 
-    with tracer.Recorder("run.trace"):      # needs torch
-        train()
+with tracer.Recorder("run.trace"):      # needs torch
+    train()
 
-    trace = tracer.load("run.trace")        # needs no torch
-    graph = tracer.build(trace)             # a networkx.MultiDiGraph
+trace = tracer.load("run.trace")        # needs no torch
+graph = tracer.build(trace)             # a networkx.MultiDiGraph
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Recording makes them, the trace file keeps them, reading gets the very same ones
 says what a fact means: that is decided later, by rules (`tracer.semantics`).
 
 Numbers that name things: `Source`, `Module`, `Buffer`, `Form`, `Structure` and `Layout` are
-interned, each counted from 0 in its own table. `Call`, `Step` and `Reset` are events: their `order`
-is one count over the whole run, so that sorting by it gives back what happened when.
+interned, each counted from 0 in its own table. `Call`, `Step`, `Reset` and `Edit` are events: their
+`order` is one count over the whole run, so that sorting by it gives back what happened when.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "Capture",
     "Contribution",
     "Edge",
+    "Edit",
     "Event",
     "Form",
     "Layout",
@@ -336,7 +337,33 @@ class Reset:
     started: float = 0.0
 
 
-Event = Union[Call, Step, Reset]
+@dataclass(frozen=True)
+class Edit:
+    """A change of buffers by a function of torch that is known to change them, or an AMP decision.
+
+    `kind` and its `details`:
+
+    - "clip_grad_norm": max_norm, total_norm, coefficient (at most 1, as it was applied)
+    - "clip_grad_value": clip_value
+    - "unscale": scale, the number the gradients were divided by
+    - "step_skipped": kind of the optimizer; GradScaler left out its step, gradients were not finite
+    - "scale_update": before, after: the loss scale
+
+    The first three have readings "before" and "after" of each buffer they were given.
+    """
+
+    order: int
+    step: int
+    layout: int
+    kind: str
+    details: dict[str, Any] = field(default_factory=dict)
+    source: int | None = None
+    started: float = 0.0
+    measurements: bytes = b""
+    values: bytes = b""
+
+
+Event = Union[Call, Step, Reset, Edit]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from tracer.events import (
     Capture,
     Contribution,
     Edge,
+    Edit,
     Event,
     Form,
     Layout,
@@ -108,7 +109,7 @@ CREATE TABLE captures (layout INTEGER, position INTEGER, node INTEGER NOT NULL,
 CREATE TABLE readings (layout INTEGER, buffer INTEGER, moment TEXT, form INTEGER NOT NULL,
                        row INTEGER, PRIMARY KEY (layout, buffer, moment)) WITHOUT ROWID;
 
--- The events of the run, one count (ord) over the three tables. measurements: per row of the
+-- The events of the run, one count (ord) over the four tables. measurements: per row of the
 -- layout 13 float32: sum (real, imaginary), norm, largest, non-finite, 8 of the fingerprint.
 -- vals: the elements of each row with 16 or fewer, float32 or (is_double) float64, complex ones as
 -- pairs. scalars: float64, the numbers read on nodes.
@@ -125,6 +126,9 @@ CREATE TABLE steps (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, layout INTEG
 CREATE TABLE resets (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, by TEXT NOT NULL,
                      set_to_none INTEGER NOT NULL, buffers TEXT NOT NULL, source INTEGER,
                      started REAL NOT NULL);
+CREATE TABLE edits (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, layout INTEGER NOT NULL,
+                    kind TEXT NOT NULL, details TEXT NOT NULL, source INTEGER,
+                    started REAL NOT NULL, measurements BLOB NOT NULL, vals BLOB NOT NULL);
 """
 
 Fact = Source | Module | Buffer | Form | Structure | Layout | Event
@@ -268,9 +272,7 @@ def _write_module(db: sqlite3.Connection, fact: Module) -> None:
 
 def _write_buffer(db: sqlite3.Connection, fact: Buffer) -> None:
     row = (fact.id, _text(fact.name), _json(fact.shape), fact.dtype, fact.device)
-    db.execute(
-        "INSERT INTO buffers VALUES (?,?,?,?,?,?,?)", (*row, fact.module, fact.is_parameter)
-    )
+    db.execute("INSERT INTO buffers VALUES (?,?,?,?,?,?,?)", (*row, fact.module, fact.is_parameter))
 
 
 def _write_form(db: sqlite3.Connection, fact: Form) -> None:
@@ -279,9 +281,7 @@ def _write_form(db: sqlite3.Connection, fact: Form) -> None:
 
 
 def _write_structure(db: sqlite3.Connection, fact: Structure) -> None:
-    db.execute(
-        "INSERT INTO structures VALUES (?,?,?)", (fact.id, len(fact.nodes), len(fact.edges))
-    )
+    db.execute("INSERT INTO structures VALUES (?,?,?)", (fact.id, len(fact.nodes), len(fact.edges)))
     db.executemany(
         "INSERT INTO nodes VALUES (?,?,?,?,?,?,?,?)",
         (
@@ -366,6 +366,14 @@ def _write_reset(db: sqlite3.Connection, fact: Reset) -> None:
     db.execute("INSERT INTO resets VALUES (?,?,?,?,?,?,?)", (*row, fact.source, fact.started))
 
 
+def _write_edit(db: sqlite3.Connection, fact: Edit) -> None:
+    row = (fact.order, fact.step, fact.layout, fact.kind, _text(_json(fact.details)), fact.source)
+    db.execute(
+        "INSERT INTO edits VALUES (?,?,?,?,?,?,?,?,?)",
+        (*row, fact.started, fact.measurements, fact.values),
+    )
+
+
 WRITERS: dict[type, Any] = {
     Source: _write_source,
     Module: _write_module,
@@ -376,6 +384,7 @@ WRITERS: dict[type, Any] = {
     Call: _write_call,
     Step: _write_step,
     Reset: _write_reset,
+    Edit: _write_edit,
 }
 
 
@@ -600,19 +609,36 @@ class Trace:
             "SELECT ord, step, layout, optimizer, kind, groups, source, started, outcome "
             "FROM steps ORDER BY ord"
         )
-        return [Step(*r[:5], tuple(self._json(r[5])), *r[6:]) for r in rows]
+        return [
+            Step(order, step, layout, optimizer, kind, tuple(self._json(groups)), *rest)
+            for order, step, layout, optimizer, kind, groups, *rest in rows
+        ]
 
     @cached_property
     def resets(self) -> list[Reset]:
         rows = self._rows(
             "SELECT ord, step, by, set_to_none, buffers, source, started FROM resets ORDER BY ord"
         )
-        return [Reset(*r[:3], bool(r[3]), tuple(self._json(r[4])), *r[5:]) for r in rows]
+        return [
+            Reset(order, step, by, bool(set_to_none), tuple(self._json(buffers)), *rest)
+            for order, step, by, set_to_none, buffers, *rest in rows
+        ]
+
+    @cached_property
+    def edits(self) -> list[Edit]:
+        """Every clip, unscale and decision of a GradScaler, in order, without its blobs."""
+        rows = self._rows(
+            "SELECT ord, step, layout, kind, details, source, started FROM edits ORDER BY ord"
+        )
+        return [
+            Edit(order, step, layout, kind, self._json(details), *rest)
+            for order, step, layout, kind, details, *rest in rows
+        ]
 
     @cached_property
     def events(self) -> list[Event]:
-        """Calls, steps and resets, as they happened."""
-        everything: list[Event] = [*self.calls, *self.steps, *self.resets]
+        """Calls, steps, resets and edits, as they happened."""
+        everything: list[Event] = [*self.calls, *self.steps, *self.resets, *self.edits]
         return sorted(everything, key=lambda event: event.order)
 
     def scalars(self, call: Call) -> tuple[float, ...]:
@@ -620,9 +646,9 @@ class Trace:
         blob = self._one("SELECT scalars FROM calls WHERE ord = ?", call.order)
         return tuple(_numbers("d", blob or b""))
 
-    def measurements(self, event: Call | Step) -> list[Measurement]:
-        """Every measured row of a call or step, in the order of its layout."""
-        table = "calls" if isinstance(event, Call) else "steps"
+    def measurements(self, event: Call | Step | Edit) -> list[Measurement]:
+        """Every measured row of a call, step or edit, in the order of its layout."""
+        table = {Call: "calls", Step: "steps", Edit: "edits"}[type(event)]
         blobs = next(
             self._rows(f"SELECT measurements, vals FROM {table} WHERE ord = ?", event.order), None
         )

@@ -202,7 +202,9 @@ def in_place_operations_and_views() -> list[torch.Tensor]:
 def complex_numbers() -> list[torch.Tensor]:
     w, v = leaf(5, dtype=torch.complex64), leaf(3, 8)
     spectrum = torch.fft.rfft(v)
-    ((w.conj() * w).real.sum() + spectrum.abs().mean() + (spectrum[:, 0] * w[0]).imag.sum()).backward()
+    (
+        (w.conj() * w).real.sum() + spectrum.abs().mean() + (spectrum[:, 0] * w[0]).imag.sum()
+    ).backward()
     return [w.grad, v.grad]
 
 

@@ -183,7 +183,12 @@ def train(steps: int) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("steps", "every", "expected"),
-    [(None, 1, [1, 2, 3, 4, 5, 6]), (None, 2, [1, 3, 5]), ((2, 3), 1, [2, 3]), ((3, None), 2, [3, 5])],
+    [
+        (None, 1, [1, 2, 3, 4, 5, 6]),
+        (None, 2, [1, 3, 5]),
+        ((2, 3), 1, [2, 3]),
+        ((3, None), 2, [3, 5]),
+    ],
 )
 def test_only_the_steps_asked_for_are_recorded(
     path: Path, steps: Any, every: int, expected: list[int]

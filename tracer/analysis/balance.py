@@ -124,7 +124,8 @@ class _Account:
     def imbalance(self, error: float) -> Imbalance:
         factor = _ratio(*self._sides(), self.tolerance)
         return Imbalance(
-            self.call, self.node, self.input, self.what, error, factor, self.explanation, self.buffer
+            self.call, self.node, self.input, self.what, error, factor, self.explanation,
+            self.buffer,
         )  # fmt: skip
 
 

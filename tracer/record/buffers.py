@@ -17,13 +17,13 @@ from torch.optim.optimizer import (
 
 from tracer.events import Reading, Reset, Step
 from tracer.record.journal import Interned, Journal
-from tracer.record.layouts import describe_step
+from tracer.record.layouts import describe_readings
 from tracer.record.measure import Shelf, quietly
 from tracer.record.modules import Modules
 from tracer.record.patches import Patches
 from tracer.record.sources import Sources
 
-__all__ = ["Resets", "Steps", "read_buffers"]
+__all__ = ["Resets", "Steps", "leaves_of_optimizer", "read_buffers"]
 
 
 def read_buffers(
@@ -57,7 +57,7 @@ class Resets:
         self.recording = False
 
     def start(self) -> None:
-        for owner, leaves in ((Optimizer, _leaves_of_optimizer), (nn.Module, _leaves_of_module)):
+        for owner, leaves in ((Optimizer, leaves_of_optimizer), (nn.Module, _leaves_of_module)):
             self._patches.replace(owner, "zero_grad", self._noting(owner.zero_grad, leaves))
 
     def stop(self) -> None:
@@ -68,7 +68,9 @@ class Resets:
     ) -> Callable[..., None]:
         @functools.wraps(zero_grad)
         def noting(owner: Any, set_to_none: bool = True) -> None:
-            filled = [leaf for leaf in leaves(owner) if leaf.grad is not None] if self.recording else []
+            filled = (
+                [leaf for leaf in leaves(owner) if leaf.grad is not None] if self.recording else []
+            )
             self._depth += 1
             try:
                 zero_grad(owner, set_to_none)
@@ -98,7 +100,7 @@ class Resets:
             self._fail(error)
 
 
-def _leaves_of_optimizer(optimizer: Optimizer) -> list[torch.Tensor]:
+def leaves_of_optimizer(optimizer: Optimizer) -> list[torch.Tensor]:
     return [leaf for group in optimizer.param_groups for leaf in group["params"]]
 
 
@@ -182,7 +184,7 @@ class Steps:
         return Step(
             order=self._journal.order(),
             step=self._journal.step,
-            layout=describe_step(self._journal, measured.rows, readings),
+            layout=describe_readings(self._journal, measured.rows, readings),
             optimizer=self._optimizers(id(optimizer)),
             kind=type(optimizer).__qualname__,
             groups=tuple(groups),

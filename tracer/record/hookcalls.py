@@ -24,7 +24,7 @@ class HookCalls:
         self._patches = Patches()
 
     def start(self) -> None:
-        register_hook = torch.Tensor.register_hook
+        register_hook: Any = torch.Tensor.register_hook
 
         @functools.wraps(register_hook)
         def noting(tensor: torch.Tensor, hook: Any) -> Any:

@@ -45,9 +45,7 @@ class Graph:
         while queue:
             self._follow(queue.popleft(), queue)
         for sender in self.seen:
-            sender.edges = tuple(
-                edge and (*edge[:3], self.fed[edge[1:3]]) for edge in sender.edges
-            )
+            sender.edges = tuple(edge and (*edge[:3], self.fed[edge[1:3]]) for edge in sender.edges)
 
     def _reach(self, node: Any, queue: deque[Any]) -> int:
         number = self.index.get(node)
@@ -119,7 +117,9 @@ class Watch:
                 before = len(handle.hooks_dict_ref()) - 1
                 self._handles.append(handle)
             if seen.kind.accumulates:
-                on_buffer = len(getattr(seen.node.variable, "_post_accumulate_grad_hooks", None) or ())
+                on_buffer = len(
+                    getattr(seen.node.variable, "_post_accumulate_grad_hooks", None) or ()
+                )
             else:
                 handle = seen.node.register_hook(self._posthook(number))
                 after = len(handle.hooks_dict_ref()) - 1
@@ -167,7 +167,7 @@ class Watch:
     def _receive(
         self, number: int, received: tuple[torch.Tensor | None, ...]
     ) -> dict[tuple[int, ...], int | None]:
-        """Take what a node received; the rows of the tensors, for those it passes on as they are."""
+        """Take what a node received; the rows by tensor, for what it passes on as it is."""
         rows: dict[tuple[int, ...], int | None] = {}
         hooked = self._graph.seen[number].hooks[0]
         for place, gradient in enumerate(received):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tracer.events import Buffer, Call, Form, Layout, Module, Reset, Source, Step, Structure
+from tracer.events import Buffer, Event, Form, Layout, Module, Source, Structure
 from tracer.tracefile import TraceWriter
 
 __all__ = ["Interned", "Journal", "digest", "shape_of"]
@@ -88,16 +88,14 @@ class Journal:
         return self.intern(
             Form,
             key,
-            lambda id: Form(
-                id, shape_of(tensor), str(key[1]).removeprefix("torch."), str(key[2])
-            ),
+            lambda id: Form(id, shape_of(tensor), str(key[1]).removeprefix("torch."), str(key[2])),
         )
 
     def layout(self, key: bytes, make: Callable[[], Layout]) -> int:
         """The id of the layout with this signature."""
         return self.intern(Layout, key, lambda id: replace(make(), id=id))
 
-    def add(self, event: Call | Step | Reset) -> None:
+    def add(self, event: Event) -> None:
         """Write an event; a killed process keeps all that was added before."""
         with self._lock:
             self._writer.add(event)

@@ -21,7 +21,7 @@ from tracer.record.hooks import Graph, NodeSeen, Taken
 from tracer.record.journal import Interned, Journal, digest
 from tracer.record.nodes import Saved
 
-__all__ = ["Rows", "describe_call", "describe_step", "structure_of"]
+__all__ = ["Rows", "describe_call", "describe_readings", "structure_of"]
 
 Rows = tuple[tuple[int, bool, bool], ...]
 
@@ -101,8 +101,8 @@ def describe_call(
     )
 
 
-def describe_step(journal: Journal, rows: Rows, readings: Sequence[Reading]) -> int:
-    """The id of a step's layout: it has readings only."""
+def describe_readings(journal: Journal, rows: Rows, readings: Sequence[Reading]) -> int:
+    """The id of the layout of a step or edit: it has readings only."""
     return journal.layout(
         digest([-1, *_tail(rows, (), readings)]),
         lambda: Layout(id=0, structure=None, rows=rows, readings=tuple(readings)),

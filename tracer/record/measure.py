@@ -398,7 +398,7 @@ def _measure_uniform(value: torch.Tensor, elements: int, row: _Row) -> None:
 
 
 def _positions(tensor: torch.Tensor) -> torch.Tensor:
-    """The row-major position of each value of a coalesced sparse tensor: (nnz * dense elements,)."""
+    """Row-major positions of the values of a coalesced sparse tensor: (nnz * dense elements,)."""
     indices, shape = tensor.indices(), tensor.shape
     place = torch.zeros(indices.shape[1], dtype=torch.int64, device=indices.device)
     for axis in range(tensor.sparse_dim()):

@@ -126,7 +126,9 @@ class Modules:
     ) -> int:
         seat = self._seats.take(("module", root, path, kind, variable, replica), module)
         return self._journal.intern(
-            Module, seat, lambda id: Module(id, id if root is None else root, path, kind, variable, replica)
+            Module,
+            seat,
+            lambda id: Module(id, id if root is None else root, path, kind, variable, replica),
         )
 
     def _name_parameters(self, root: nn.Module, root_id: int) -> None:

@@ -10,7 +10,7 @@ from torch.autograd.function import BackwardCFunction
 
 from tracer.record.measure import is_transformed
 
-__all__ = ["NodeKind", "Saved", "TENSOR_HOOKS", "hooks_before", "kind_of", "saved_of"]
+__all__ = ["TENSOR_HOOKS", "NodeKind", "Saved", "hooks_before", "kind_of", "saved_of"]
 
 TENSOR_HOOKS = "tracer_hooks"
 """Where `Tensor.register_hook` notes, in a node's metadata, the hooks on the node's outputs."""
@@ -38,7 +38,8 @@ class NodeKind:
     """What all nodes of one class have in common.
 
     `plain` are the saved attributes that are no tensors, `numbers` the saved tensors to look into,
-    `optional` those to keep as None where they are, each as pairs of the trace's name and torch's. `custom` is the qualified name of a Python Function.
+    `optional` those to keep as None where they are, each as pairs of the trace's name and torch's.
+    `custom` is the qualified name of a Python Function.
     """
 
     name: str

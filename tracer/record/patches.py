@@ -8,7 +8,7 @@ __all__ = ["Patches"]
 
 
 class Patches:
-    """What was replaced, so that it can be given back. Nothing else in tracer sets torch's names."""
+    """What was replaced, to be given back. Nothing else in the recorder sets names of torch."""
 
     def __init__(self) -> None:
         self._replaced: list[tuple[Any, str, bool, Any]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 import traceback
 import weakref
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,6 +19,7 @@ from tracer.errors import WrongUse
 from tracer.events import RunInfo
 from tracer.record.backward import BackwardCalls
 from tracer.record.buffers import Resets, Steps
+from tracer.record.edits import Edits
 from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
@@ -29,7 +29,21 @@ from tracer.version import __version__
 
 __all__ = ["Recorder"]
 
-_active: weakref.ref[Recorder] | None = None
+_at_work: list[weakref.ref[Recorder]] = []
+
+
+class Instrument(Protocol):
+    """Watches one thing. `stop` puts everything back as it was before `start`."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Switched(Instrument, Protocol):
+    """An instrument that rests between recorded steps."""
+
+    recording: bool
 
 
 class Recorder:
@@ -91,8 +105,8 @@ class Recorder:
 
     def start(self) -> None:
         """Open the trace and begin to record."""
-        global _active
-        if _active is not None and (other := _active()) is not None:
+        other = _recorder_at_work()
+        if other is not None:
             raise WrongUse(
                 "wrong-use",
                 f"a recorder is at work already, into {other.output}: stop it before another",
@@ -104,16 +118,17 @@ class Recorder:
         sources = Sources(self._journal, modules)
         self._nodes = NodeWatch(sources)
         parts = (self._journal, sources, modules)
-        self._switched = [
+        self._switched: list[Switched] = [
             BackwardCalls(*parts, self._nodes, self._fail),
             Resets(*parts, self._fail),
+            Edits(*parts, self._fail),
             Steps(*parts, self._fail, self._next_step),
         ]
-        self._instruments = [self._nodes, HookCalls(), *self._switched]
+        self._instruments: list[Instrument] = [self._nodes, HookCalls(), *self._switched]
         for instrument in self._instruments:
             instrument.start()
         self._started = True
-        _active = weakref.ref(self)
+        _at_work.append(weakref.ref(self))
         self._switch(self._is_wanted(1))
 
     def stop(self, *, status: str = "finished", exit_code: int | None = None) -> None:
@@ -121,21 +136,18 @@ class Recorder:
         if not self._started:
             return
         self._release()
-        self._info = replace(
-            self._info, status=status, exit_code=exit_code, failure=self.failure
-        )
+        self._info = replace(self._info, status=status, exit_code=exit_code, failure=self.failure)
         try:
             self._journal.close(info=self._info)
         except Exception as error:  # noqa: BLE001 - a full disk must not stop training
             self._note_failure(error)
 
     def _release(self) -> None:
-        global _active
         self._switch(False)
         for instrument in reversed(self._instruments):
             instrument.stop()
         self._started = False
-        _active = None
+        _at_work.clear()
 
     def __enter__(self) -> Recorder:
         self.start()
@@ -182,8 +194,12 @@ class Recorder:
             self._release()
 
 
+def _recorder_at_work() -> Recorder | None:
+    return _at_work[0]() if _at_work else None
+
+
 def _after_fork() -> None:
-    recorder = _active() if _active is not None else None
+    recorder = _recorder_at_work()
     if recorder is not None:
         recorder._leave_child()
 

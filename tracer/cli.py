@@ -1,0 +1,98 @@
+"""The command line: `gradtrace COMMAND ...`, the same program as `python cli.py COMMAND ...`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, Protocol, cast
+
+from tracer.errors import TracerError, WrongUse
+from tracer.version import __version__
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "trace": "run a script unmodified, record its gradients, draw them",
+    "graph": "draw or export the graph of a trace, or a part of it",
+    "info": "say what is in a trace",
+}
+"""Each is a module of `tracer.commands`; only the one asked for is imported, so help is fast."""
+
+CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE killed
+
+
+class Command(Protocol):
+    """What a module of `tracer.commands` has."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, options: argparse.Namespace) -> int: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse("wrong-use", f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except TracerError as error:
+        print(f"gradtrace: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Nobody reads any more. Python would say so at exit, when it flushes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        # Die of the interrupt, as Python does, but without a traceback of ours.
+        sys.excepthook = _say_nothing
+        raise
+
+
+def _dispatch(words: list[str]) -> int:
+    name = next((word for word in words if not word.startswith("-")), "")
+    parser = _parser(name)
+    if not words:
+        parser.print_help()
+        return 2
+    options = parser.parse_args(words)
+    return _command(options.command).run(options)
+
+
+def _parser(chosen: str) -> Parser:
+    """All commands by name; the options of the chosen one only."""
+    parser = Parser(
+        prog="gradtrace",
+        description="Shows where PyTorch sums gradients and where it averages them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gradtrace {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, line in COMMANDS.items():
+        command = commands.add_parser(name, help=line, description=_sentence(line))
+        command.allow_abbrev = False
+        if name == chosen:
+            _command(name).add_options(command)
+    return parser
+
+
+def _sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:]}."
+
+
+def _command(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"tracer.commands.{name}"))
+
+
+def _say_nothing(*_: object) -> None:
+    """An excepthook."""
