@@ -79,6 +79,13 @@ class Target:
             spec = _inside(spec, f"{name}.__main__")
         return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
+    def hidden_module(self) -> str | None:
+        """A module `tracer` of the user's: ours is loaded, so the script would not find its own."""
+        folder = os.getcwd() if self.is_module else os.path.dirname(os.path.realpath(self.name))
+        spec = PathFinder.find_spec("tracer", [folder])
+        origin = spec.origin if spec is not None else None
+        return None if origin is None or _is_ours(os.path.abspath(origin)) else origin
+
     def _top(self) -> ModuleSpec | None:
         top = self.name.partition(".")[0]
         try:
@@ -135,7 +142,7 @@ def _prepare(target: Target) -> tuple[ModuleType, CodeType]:
 
 
 def _prepare_script(target: Target, module: ModuleType) -> CodeType:
-    # Python makes the name absolute and leaves it otherwise as it was typed: "/work/./train.py".
+    # Python makes the name absolute and leaves it otherwise as it was typed: "/home/me/./train.py".
     file = os.path.join(os.getcwd(), target.name)
     sys.argv = [target.name, *target.arguments]
     _put_first(os.path.dirname(os.path.realpath(file)))

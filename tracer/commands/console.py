@@ -1,0 +1,52 @@
+"""Speaking to the person at the terminal: lines and progress on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+__all__ = ["progress", "say", "tell", "wants_colour", "write"]
+
+
+def say(line: str) -> None:
+    """One line that tells a user something, on standard error."""
+    tell(f"gradtrace: {line}\n")
+
+
+def tell(text: str) -> None:
+    """Text on standard error; on one that is closed, nothing."""
+    stream = sys.__stderr__
+    if stream is None or stream.closed:
+        return
+    with suppress(OSError):  # nobody reads it any more, and there is no other place to say so
+        write(text, stream)
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write whatever the stream's encoding can take, the rest escaped."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def wants_colour(stream: TextIO | None, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is a terminal whose user did not ask for plain text (https://no-color.org)."""
+    plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
+    return stream is not None and not stream.closed and stream.isatty() and not plain
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say what takes long, on a terminal only, and wipe it off when it is done."""
+    stream = sys.__stderr__
+    if stream is None or stream.closed or not stream.isatty():
+        yield
+        return
+    tell(f"{what} ...")
+    try:
+        yield
+    finally:
+        tell("\r" + " " * (len(what) + 4) + "\r")

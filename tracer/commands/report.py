@@ -1,0 +1,148 @@
+"""What `gradtrace trace` does after the script has ended: balance, draw, sum up."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from tracer.analysis.balance import check_balance
+from tracer.analysis.contents import contents_of
+from tracer.analysis.places import Place, places_of
+from tracer.commands.console import progress, tell, wants_colour
+from tracer.commands.graph import Wish, draw
+from tracer.errors import TracerError
+from tracer.events import Call, RunInfo
+from tracer.graph.build import build
+from tracer.tracefile import Trace, load
+from tracer.views.terminal import Ink, Written, balance_text, summary_text
+
+if TYPE_CHECKING:
+    from tracer.commands.trace import Plan
+
+__all__ = ["after_run"]
+
+T = TypeVar("T")
+
+MOST_PLACES = 8
+MOST_CONTRIBUTIONS = 200_000
+"""To balance at the end of a run, some ten seconds' worth; more are taken here and there."""
+
+
+class Remarks(list[str]):
+    """What could not be done: one line each, and the rest goes on."""
+
+    def attempt(self, what: str, action: Callable[[], T], otherwise: T) -> T:
+        try:
+            return action()
+        except TracerError as error:
+            self.append(f"no {what}: {error}")
+        except Exception as error:  # noqa: BLE001 - the exit code is the script's, whatever breaks
+            self.append(f"no {what}, the tracer failed: {type(error).__name__}: {error}")
+        return otherwise
+
+
+def after_run(plan: Plan, failure: str) -> None:
+    """Check the trace that was just written, draw it, and say on standard error what is in it."""
+    remarks = Remarks()
+    if failure:
+        remarks.append(f"the tracer gave up and the script went on without it: {failure}")
+    ink = Ink(wants_colour(sys.__stderr__))
+    with load(plan.output) as trace:
+        contents = contents_of(trace)
+        written = [plan.output]
+        places: Sequence[Place] = ()
+        balance, following = "", ""
+        if contents.calls:
+            balance = remarks.attempt("balance", lambda: _balance(trace), "not checked")
+            places = remarks.attempt("places", lambda: places_of(build(trace)), [])
+            following = _following(trace, plan.output)
+        if contents.calls and plan.svg:
+            written += remarks.attempt("picture", lambda: _draw(trace, plan), [])
+        text = summary_text(
+            contents,
+            balance=balance,
+            places=_rows(places, [contents.run.cwd, _folder(contents.run)]),
+            written=[Written(_as_typed(file), file.stat().st_size) for file in written],
+            remarks=remarks,
+            following=following,
+            ink=ink,
+        )
+    tell(text)
+
+
+def _folder(run: RunInfo) -> str:
+    """The script's folder: its modules are named from there."""
+    return os.path.dirname(os.path.join(run.cwd, run.script))
+
+
+def _draw(trace: Trace, plan: Plan) -> list[Path]:
+    draw(trace, Wish(depth=plan.depth), plan.picture)
+    return [plan.picture]
+
+
+def _balance(trace: Trace) -> str:
+    calls = _sample(trace)
+    with progress("balancing"):
+        report = check_balance(trace, calls)
+    return balance_text(report, len(calls), len(trace.calls))
+
+
+def _sample(trace: Trace) -> list[Call]:
+    """Every call, or every so many of a long run."""
+    sizes = [len(trace.layout(call.layout).contributions) for call in trace.calls]
+    stride = max(1, -(-sum(sizes) // MOST_CONTRIBUTIONS))
+    return trace.calls[::stride]
+
+
+def _following(trace: Trace, output: Path) -> str:
+    """The next command to type: a parameter of the run, far from the loss if there is a choice."""
+    named = [buffer for buffer in trace.buffers.values() if buffer.name]
+    named = [b for b in named if b.is_parameter] or named
+    named = [b for b in named if len(b.shape) > 1] or named
+    parameter = f" --parameter {shlex.quote(named[-1].name)}" if named else ""
+    return f"{_program()} graph {shlex.quote(_as_typed(output))}{parameter}"
+
+
+def _program() -> str:
+    """What the user typed before `trace`, shorter where the shell would find it."""
+    words = sys.orig_argv[: sys.orig_argv.index("trace")] if "trace" in sys.orig_argv else []
+    if not words or os.path.basename(words[-1]) == "gradtrace":
+        return "gradtrace" if not words or shutil.which("gradtrace") else shlex.quote(words[-1])
+    return shlex.join(words)
+
+
+def _rows(places: Sequence[Place], folders: Sequence[str]) -> list[tuple[str, ...]]:
+    rows = [_row(place, folders) for place in places[:MOST_PLACES]]
+    if len(places) > MOST_PLACES:
+        rows.append(("", f"... {len(places) - MOST_PLACES} more", "", ""))
+    return rows
+
+
+def _row(place: Place, folders: Sequence[str]) -> tuple[str, ...]:
+    if not place.file:
+        return (place.verb, place.words, place.called, "")
+    text = linecache.getline(place.file, place.line).strip() or place.called
+    shown = text if len(text) <= 44 else f"{text[:41]}..."
+    return (place.verb, place.words, shown, f"{_inside(place.file, folders)}:{place.line}")
+
+
+def _inside(file: str, folders: Sequence[str]) -> str:
+    """The path as seen from the first of these folders that it lies in."""
+    for folder in folders:
+        prefix = folder.rstrip(os.sep) + os.sep
+        if file.startswith(prefix):
+            return file[len(prefix) :]
+    return file
+
+
+def _as_typed(file: Path) -> str:
+    try:
+        return _inside(str(file), [os.getcwd()])
+    except OSError:  # the script removed the folder it stands in
+        return str(file)

@@ -1,0 +1,258 @@
+"""`gradtrace trace`: run a script unmodified, record its gradients, draw them."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracer.commands import metadata
+from tracer.commands.console import say
+from tracer.commands.values import (
+    Steps,
+    option,
+    parse_count,
+    parse_output,
+    parse_steps,
+    parse_switch,
+    parse_whole,
+)
+from tracer.errors import TracerError, WrongUse
+from tracer.events import RunInfo
+from tracer.record import script
+from tracer.record.script import Ending, Target, TorchWatch
+from tracer.tracefile import TraceWriter
+
+if TYPE_CHECKING:
+    from tracer.record.recorder import Recorder
+
+__all__ = ["Plan", "add_options", "run"]
+
+PARSERS: Mapping[str, Callable[[object], Any]] = {
+    "output": parse_output,
+    "steps": parse_steps,
+    "every": parse_count,
+    "depth": parse_whole,
+    "svg": parse_switch,
+    "gpus": parse_count,
+}
+"""The options that a script may carry in its `[tool.tracer]` table, and how each is read."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run and what to record of it."""
+
+    target: Target
+    output: Path
+    steps: Steps | None = None
+    every: int = 1
+    svg: bool = True
+    depth: int | None = None
+    gpus: int | None = None
+
+    @property
+    def picture(self) -> Path:
+        return self.output.with_suffix(".svg")
+
+    @property
+    def info(self) -> RunInfo:
+        """What is known of the run before torch is there."""
+        options = {name: value for name, value in asdict(self).items() if name in PARSERS}
+        return RunInfo(
+            command=(self.target.name, *self.target.arguments),
+            cwd=os.getcwd(),
+            script=self.target.name,
+            versions={"python": sys.version.split()[0]},
+            options={**options, "output": str(self.output)},
+            pid=os.getpid(),
+        )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "gradtrace trace [options] SCRIPT [args ...]\n"
+        "       gradtrace trace [options] -m MODULE [args ...]"
+    )
+    parser.epilog = (
+        "A script can carry its own defaults in a `# /// script` block with a [tool.tracer] table; "
+        "flags win. Everything after SCRIPT belongs to the script."
+    )
+    parser.add_argument(
+        "-o", "--output", type=option(parse_output), metavar="FILE.trace",
+        help="where the trace goes, and the SVG beside it (default: the script's name, here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", type=option(parse_steps), metavar="A:B",
+        help="record these optimizer steps only, from 1 on; also A, A: and :B",
+    )  # fmt: skip
+    parser.add_argument(
+        "--every", type=option(parse_count), metavar="N", help="record every Nth optimizer step"
+    )
+    parser.add_argument(
+        "--depth", type=option(parse_whole), metavar="N",
+        help="unfold the picture to N levels of modules",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-svg", dest="svg", action="store_false", default=None, help="draw nothing"
+    )
+    parser.add_argument(
+        "-m", dest="is_module", action="store_true", help="SCRIPT is a module, as for `python -m`"
+    )
+    # PARSER takes the first word and all after it untouched, "--" and options included.
+    parser.add_argument("script", nargs=argparse.PARSER, metavar="SCRIPT", help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the script and report; the script's own exit code."""
+    target = Target(options.script[0], tuple(options.script[1:]), options.is_module)
+    target.check()
+    hidden = target.hidden_module()
+    if hidden is not None:
+        say(f"{hidden} is hidden by this program's own package `tracer`: the script finds that one")
+    plan = _plan(target, vars(options))
+    session = Session(plan)
+    session.begin()
+    try:
+        session.ending = script.run(target)
+    except WrongUse:
+        session.abandon()
+        raise
+    if session.ending.interrupted:
+        raise KeyboardInterrupt
+    return session.ending.exit_code
+
+
+def _plan(target: Target, flags: Mapping[str, Any]) -> Plan:
+    """The script's own defaults under the flags."""
+    file = target.source_file()
+    name = str(file) if file is not None else target.name
+    table = metadata.table_of(script.read_text(file), name) if file is not None else {}
+    chosen = {"output": Path(f"{target.stem}.trace").absolute(), **_defaults(table, name)}
+    chosen.update({key: flags[key] for key in PARSERS if flags.get(key) is not None})
+    plan = Plan(target, **chosen)
+    if plan.gpus is not None:
+        say(
+            f"{name} asks for {plan.gpus} virtual GPUs, which are not available in this version: "
+            "it runs on what this machine has"
+        )
+    return plan
+
+
+def _defaults(table: Mapping[str, object], name: str) -> dict[str, Any]:
+    defaults = {}
+    for key, value in table.items():
+        if key not in PARSERS:
+            say(f"{name}: unknown key {key!r} in [tool.tracer]; known are {', '.join(PARSERS)}")
+            continue
+        try:
+            defaults[key] = PARSERS[key](value)
+        except ValueError as error:
+            raise WrongUse("wrong-use", f"{name}: [tool.tracer] {key}: {error}") from error
+    return defaults
+
+
+class Session:
+    """One traced run: an empty trace, a recorder once torch is there, a report at the very end.
+
+    The end is our `atexit` handler. It is registered before the script's own, so it runs after
+    them and after the last thread: what they still compute is recorded, and the report comes last.
+    A process that was forked off runs it too and must leave the trace alone.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ending = Ending("crashed", 1)
+        self.failure = ""
+        self._recorder: Recorder | None = None
+        self._watch = TorchWatch(self._record)
+        self._process = os.getpid()
+        self._started = time.time()
+
+    def begin(self) -> None:
+        """Claim the output, so that a script without torch leaves a trace, and watch for torch.
+
+        Raises:
+            TraceUnwritable: before anything of the script ran.
+        """
+        self._write_empty()
+        atexit.register(self.finish)
+        self._watch.start()
+
+    def abandon(self) -> None:
+        """Nothing was run: leave nothing behind."""
+        atexit.unregister(self.finish)
+        self._stop()
+        self.plan.output.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        if os.getpid() != self._process:
+            return
+        try:
+            self._stop()
+            self._report()
+        except KeyboardInterrupt:
+            say(f"interrupted while summing up; the trace is {self.plan.output}")
+        except TracerError as error:
+            say(str(error))
+        except Exception as error:  # noqa: BLE001 - the exit code is the script's, whatever breaks
+            say(f"no summary, the tracer failed: {type(error).__name__}: {error}")
+        if self.ending.interrupted:
+            _remember_interrupt()
+
+    def _record(self) -> None:
+        """Start recording; the script goes on without if that fails."""
+        info = self.plan.info
+        try:
+            # Imports torch, which must not happen before the script does it.
+            from tracer.record.recorder import Recorder
+
+            recorder = Recorder(
+                self.plan.output,
+                steps=self.plan.steps,
+                every=self.plan.every,
+                command=info.command,
+                script=info.script,
+                options=info.options,
+            )
+            recorder.start()
+        except Exception as error:  # noqa: BLE001 - the script goes on without us
+            self.failure = f"{type(error).__name__}: {error}"
+            return
+        self._recorder = recorder
+
+    def _stop(self) -> None:
+        self._watch.stop()
+        if self._recorder is not None:
+            self._recorder.stop(status=self.ending.status, exit_code=self.ending.exit_code)
+            self.failure = self._recorder.failure
+        else:
+            self._write_empty(self.ending.status, self.ending.exit_code)
+
+    def _write_empty(self, status: str = "running", exit_code: int | None = None) -> None:
+        info = replace(self.plan.info, started=self._started, failure=self.failure)
+        writer = TraceWriter(self.plan.output, info)
+        writer.close(replace(info, status=status, exit_code=exit_code))
+
+    def _report(self) -> None:
+        # Reading needs networkx, which the script must not find imported because we looked on.
+        from tracer.commands import report
+
+        report.after_run(self.plan, self.failure)
+
+
+def _remember_interrupt() -> None:
+    """Let the process die of the interrupt, as it would have done without us.
+
+    Python notes that an interrupt ended the script, and clears the note when text is executed
+    afterwards, which every import of a dataclass does (CPython's run_eval_code_obj).
+    """
+    with suppress(KeyboardInterrupt):
+        exec("raise KeyboardInterrupt")  # noqa: S102

@@ -1,0 +1,1 @@
+"""From a trace to an attributed `networkx.MultiDiGraph`, folded and sliced; no torch."""

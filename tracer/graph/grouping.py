@@ -1,0 +1,211 @@
+"""Which nodes of the full graph are shown as one: a key for each, by module, call and line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import networkx as nx
+
+from tracer.graph.replicas import REDUCER
+from tracer.graph.siblings import Path, folded_paths, own_contents
+
+__all__ = ["Group", "Grouping", "Plan", "Tree", "group"]
+
+Operations = Literal["each", "line", "function", "all"]
+
+ALONE = 3
+"""An operation that writes more buffers than this shows them as one leaf."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to draw together.
+
+    Modules deeper than `depth` are part of their ancestor at that depth, and modules without
+    children are boxes; with `opened` they are shown by their operations. `stacked`: calls with
+    the same graph lie on one another, and so do replicas. `operations` outside of the boxes are
+    shown each, or together by line, by function, or all.
+    """
+
+    depth: int
+    opened: bool = False
+    stacked: bool = True
+    repeated: bool = True
+    operations: Operations = "each"
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one visible node stands for. `path` is that of the box, or of the module around it."""
+
+    kind: str
+    path: Path = ()
+    mark: Hashable = None
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The group of each node of the full graph, by its key; nodes that are not shown are absent."""
+
+    groups: dict[str, Group]
+    tree: Tree
+    plan: Plan
+
+    def shown(self, path: Path) -> Path:
+        return self.tree.shown(path, self.plan)
+
+    @property
+    def visible(self) -> int:
+        return len(set(self.groups.values()))
+
+
+class Tree:
+    """The modules of a graph: the path of each node, and the path that is shown for it."""
+
+    def __init__(self, graph: nx.MultiDiGraph) -> None:
+        self.paths: dict[str, Path] = {}
+        operations: list[tuple[Path, Hashable]] = []
+        effects = _effects(graph)
+        for key, data in graph.nodes(data=True):
+            path = _path(data)
+            self.paths[key] = path
+            if data["kind"] == "node":
+                what = (data["name"], data["line"], data["called"], effects.get(key))
+                operations.append((path, ("op", data["module_class"], *what)))
+            elif data["kind"] == "buffer" and path:
+                name = data["name"].rpartition(".")[2]
+                operations.append((path, ("buffer", name, data["shape"])))
+        every = set(self.paths.values())
+        self.folded = folded_paths(every, own_contents(operations))
+        self.plain = {path: (path, 1) for path in self.folded}
+        inner = {path[:-1] for path in self.folded if path}
+        self.leaves = {path for path in self.folded if path not in inner}
+        self.roots = {path[0] for path in every if path}
+        self.deepest = max((len(path) - 1 for path in every if path), default=0)
+
+    def shown(self, path: Path, plan: Plan) -> Path:
+        return self.folded[path][0] if plan.repeated else path
+
+    def copies(self, plan: Plan) -> dict[Path, int]:
+        """How many modules each shown path stands for."""
+        return dict((self.folded if plan.repeated else self.plain).values())
+
+    def box(self, path: Path, plan: Plan) -> Path | None:
+        """The path of the module that is shown as a box around an operation, if one is."""
+        if not path:
+            return None
+        if len(path) - 1 >= plan.depth and not (plan.opened and path in self.leaves):
+            return self.shown(path, plan)[: plan.depth + 1]
+        if path in self.leaves and not plan.opened:
+            return self.shown(path, plan)
+        return None
+
+
+def _path(data: dict[str, Any]) -> Path:
+    root, module = data.get("root"), data.get("module")
+    if root is None:
+        return ()
+    return (root, *module.split(".")) if module else (root,)
+
+
+def _effects(graph: nx.MultiDiGraph) -> dict[str, Hashable]:
+    """What each node does, without numbers that differ from one tensor to the next."""
+    found: dict[str, set[Hashable]] = {}
+    for sender, _, data in graph.edges(data=True):
+        if data["effect"] is not None:
+            factor = data["factor"] if data["effect"] != "contracts" else None
+            found.setdefault(sender, set()).add((data["effect"], factor))
+    return {key: frozenset(effects) for key, effects in found.items()}
+
+
+def group(graph: nx.MultiDiGraph, tree: Tree, plan: Plan) -> Grouping:
+    """The group of every node that the plan shows."""
+    groups: dict[str, Group] = {}
+    seen: Counter[Hashable] = Counter()
+    accumulators: list[str] = []
+    for key, data in graph.nodes(data=True):
+        kind = data["kind"]
+        if kind == "node" and data["buffer"] is not None:
+            accumulators.append(key)
+        elif kind == "node" and data["name"] == REDUCER and not plan.opened:
+            continue  # it is shown as part of the buffer that it writes
+        elif kind == "node" and (graph.in_degree(key) or graph.out_degree(key)):
+            groups[key] = _of_node(tree, plan, key, data, seen)
+        elif kind in ("root", "capture"):
+            position = key.rpartition(".")[2]
+            groups[key] = Group(kind, (), (_stack(plan, data), position))
+    _add_buffers(graph, tree, plan, groups, accumulators)
+    return Grouping(groups, tree, plan)
+
+
+def _of_node(
+    tree: Tree, plan: Plan, key: str, data: dict[str, Any], seen: Counter[Hashable]
+) -> Group:
+    path = tree.paths[key]
+    replica = None if plan.stacked else data["replica"]
+    box = tree.box(path, plan)
+    if box is not None:
+        return Group("module", box, replica)
+    around = tree.shown(path, plan)
+    if plan.operations == "all":
+        return Group("op", around, replica)
+    if plan.operations == "function":
+        return Group("op", around, (replica, data["file"], data["function"]))
+    line = (replica, data["name"], data["file"], data["line"], data["called"])
+    if plan.operations == "line":
+        return Group("op", around, line)
+    instance = (data["call"], data["replica"], path, line)
+    seen[instance] += 1
+    return Group("op", around, (_stack(plan, data), seen[instance], line))
+
+
+def _stack(plan: Plan, data: dict[str, Any]) -> Hashable:
+    """Calls with the same mark lie on one another."""
+    if plan.operations != "each":
+        return None
+    return ("graph", data["structure"]) if plan.stacked else ("call", data["call"])
+
+
+def _add_buffers(
+    graph: nx.MultiDiGraph,
+    tree: Tree,
+    plan: Plan,
+    groups: dict[str, Group],
+    accumulators: list[str],
+) -> None:
+    """Buffers that one box writes are one leaf of it; what an operation writes stands alone.
+
+    The `AccumulateGrad` node of a buffer is shown as part of it, and so is the sum over replicas.
+    """
+    writers: dict[str, dict[Group, None]] = {}
+    parts: dict[str, list[str]] = {}
+    for key in accumulators:
+        buffer = graph.nodes[key]["buffer"]
+        reducers = [s for s in graph.predecessors(key) if s not in groups]
+        parts.setdefault(buffer, []).extend((key, *reducers))
+        known = writers.setdefault(buffer, {})
+        for end in (key, *reducers):
+            known.update((groups[s], None) for s in graph.predecessors(end) if s in groups)
+    written = Counter(writer for found in writers.values() for writer in found)
+    for buffer, found in writers.items():
+        if buffer not in graph or not found:
+            continue
+        home = _home(tree.shown(tree.paths[buffer], plan), list(found))
+        if home.kind == "module" or written[home] > ALONE:
+            groups[buffer] = Group("leaf", home.path, home)
+        else:
+            name = graph.nodes[buffer]["name"].rpartition(".")[2]
+            path = tree.shown(tree.paths[buffer], plan)
+            groups[buffer] = Group("buffer", home.path, (path, name) if path else buffer)
+    for buffer, keys in parts.items():
+        if buffer in groups:
+            groups.update((key, groups[buffer]) for key in keys)
+
+
+def _home(path: Path, writers: list[Group]) -> Group:
+    """The writer that a buffer is shown with: the module that owns it, or else the first."""
+    owners = [w for w in writers if w.kind == "module" and w.path == path[: len(w.path)]]
+    return (owners or writers)[0]

@@ -1,0 +1,328 @@
+"""The folded graph: a node for each group, an edge for each pair of groups, with what they hold."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+
+from tracer.graph.grouping import Group, Grouping, Plan
+from tracer.graph.siblings import Path
+
+__all__ = ["quotient"]
+
+MOST_LISTED = 12
+"""Names, lines and parameters listed on one folded node; the rest is counted."""
+
+
+@dataclass
+class Range:
+    """The smallest and largest of some norms."""
+
+    low: float = math.inf
+    high: float = -math.inf
+    nonfinite: bool = False
+
+    def add(self, norm: float | None) -> None:
+        if norm is None:
+            return
+        if not math.isfinite(norm):
+            self.nonfinite = True
+            return
+        self.low, self.high = min(self.low, norm), max(self.high, norm)
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        return (self.low, self.high) if self.low <= self.high else None
+
+
+@dataclass
+class Tally:
+    """What is collected for one group on the way through the graph."""
+
+    members: list[str] = field(default_factory=list)
+    calls: set[int] = field(default_factory=set)
+    replicas: set[int] = field(default_factory=set)
+    names: Counter[str] = field(default_factory=Counter)
+    called: Counter[str] = field(default_factory=Counter)
+    lines: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    effects: Counter[tuple[Any, ...]] = field(default_factory=Counter)
+    fan_in: int = 0
+    fan_ins_inside: int = 0
+    copies_added: int = 0
+    hooks: int = 0
+    entering: Range = field(default_factory=Range)
+    leaving: Range = field(default_factory=Range)
+
+
+@dataclass
+class Bundle:
+    """The contributions from one group to another."""
+
+    count: int = 0
+    calls: set[int] = field(default_factory=set)
+    squares: float = 0.0
+    norms: Range = field(default_factory=Range)
+    nonfinite: int = 0
+    shapes: set[tuple[int, ...]] = field(default_factory=set)
+    dtypes: set[str] = field(default_factory=set)
+    values: tuple[Any, ...] | None = None
+    effects: Counter[tuple[Any, ...]] = field(default_factory=Counter)
+
+
+def quotient(graph: nx.MultiDiGraph, grouping: Grouping, plan: Plan) -> nx.MultiDiGraph:
+    """The folded graph of a grouping. Keys are those of the groups' first nodes."""
+    tallies = _tallied(graph, grouping.groups)
+    bundles = _bundled(graph, grouping, tallies)
+    copies = grouping.tree.copies(plan)
+    keys = {group: _key(group, tally) for group, tally in tallies.items()}
+    folded: nx.MultiDiGraph = nx.MultiDiGraph()
+    for group, tally in tallies.items():
+        folded.add_node(keys[group], **_node(graph, group, tally, copies))
+    for (sender, receiver), bundle in bundles.items():
+        folded.add_edge(keys[sender], keys[receiver], key=0, **_edge(bundle))
+    folded.graph.update(graph.graph)
+    folded.graph["view"] = "folded"
+    folded.graph["steps_taken"] = _steps(graph)
+    folded.graph["clusters"] = _clusters(graph, folded, copies)
+    return folded
+
+
+def _key(group: Group, tally: Tally) -> str:
+    if group.kind in ("module", "leaf"):
+        path = ".".join(group.path)
+        return f"{group.kind}:{path}" if group.mark is None else f"{group.kind}:{tally.members[0]}"
+    return tally.members[0]
+
+
+def _tallied(graph: nx.MultiDiGraph, groups: dict[str, Group]) -> dict[Group, Tally]:
+    tallies: defaultdict[Group, Tally] = defaultdict(Tally)
+    for key, group in groups.items():
+        data = graph.nodes[key]
+        tally = tallies[group]
+        if data["kind"] == "node" and data["buffer"] is not None:
+            tally.fan_in = max(tally.fan_in, data["fan_in"])
+            tally.hooks += data["hooks_before"] + data["hooks_after"] + data["hooks_buffer"]
+            continue
+        if group.kind in ("buffer", "leaf") and data["kind"] == "node":
+            tally.copies_added = max(tally.copies_added, graph.in_degree(key))
+            continue
+        tally.members.append(key)
+        tally.names[data["name"]] += 1
+        if data.get("call") is not None:
+            tally.calls.add(data["call"])
+        if data.get("file"):
+            tally.lines[data["file"], data["line"], data["function"]] += 1
+        if data["kind"] == "node":
+            tally.called[data["called"]] += 1
+            tally.hooks += data["hooks_before"] + data["hooks_after"]
+            if data["replica"] is not None:
+                tally.replicas.add(data["replica"])
+    return {group: tally for group, tally in tallies.items() if tally.members}
+
+
+def _bundled(
+    graph: nx.MultiDiGraph, grouping: Grouping, tallies: dict[Group, Tally]
+) -> dict[tuple[Group, Group], Bundle]:
+    bundles: defaultdict[tuple[Group, Group], Bundle] = defaultdict(Bundle)
+    groups = grouping.groups
+    entered: set[str] = set()
+    for u, v, data in graph.edges(data=True):
+        sender, receiver = groups.get(u), groups.get(v)
+        if sender is None or receiver is None or data["kind"] == "accumulation":
+            continue
+        if sender not in tallies or receiver not in tallies:
+            continue
+        if data["effect"] is not None:
+            tallies[sender].effects[_effect(data)] += 1
+        if sender == receiver or _repeats(grouping, u, v):
+            continue
+        if receiver.kind not in ("buffer", "leaf"):
+            tallies[sender].leaving.add(data["norm"])
+        tallies[receiver].entering.add(data["norm"])
+        entered.add(v)
+        _collect(bundles[sender, receiver], data)
+    for key, group in groups.items():
+        fan_in = graph.nodes[key].get("fan_in", 0)
+        if fan_in > 1 and graph.nodes[key].get("buffer") is None:
+            if key in entered:
+                tallies[group].fan_in = max(tallies[group].fan_in, fan_in)
+            else:
+                tallies[group].fan_ins_inside += 1
+    return dict(bundles)
+
+
+def _repeats(grouping: Grouping, u: str, v: str) -> bool:
+    """Whether the edge leads from one of several repeated modules to its neighbour."""
+    tree = grouping.tree
+    sender, receiver = tree.paths[u], tree.paths[v]
+    if sender == receiver:
+        return False
+    for length in range(1, min(len(sender), len(receiver)) + 1):
+        if sender[:length] != receiver[:length]:
+            shown = grouping.shown
+            return shown(sender[:length]) == shown(receiver[:length])
+    return False
+
+
+def _effect(data: dict[str, Any]) -> tuple[Any, ...]:
+    return (data["effect"], data["factor"], data["count"], data["summed"], data["words"])
+
+
+def _collect(bundle: Bundle, data: dict[str, Any]) -> None:
+    bundle.count += 1
+    if data["call"] is not None:
+        bundle.calls.add(data["call"])
+    norm = data["norm"]
+    bundle.norms.add(norm)
+    if norm is not None and math.isfinite(norm):
+        bundle.squares += norm * norm
+    bundle.nonfinite += data["nonfinite"] or 0
+    bundle.shapes.add(data["shape"])
+    bundle.dtypes.add(data["dtype"])
+    bundle.values = data["values"] if bundle.count == 1 else None
+    if data["effect"] is not None:
+        bundle.effects[_effect(data)] += 1
+
+
+def _node(
+    graph: nx.MultiDiGraph, group: Group, tally: Tally, copies: dict[Path, int]
+) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        "kind": _kind(group, tally),
+        "name": tally.names.most_common(1)[0][0],
+        "nodes": len(tally.members),
+        "calls": tuple(sorted(tally.calls)),
+        "replicas": tuple(sorted(tally.replicas)),
+        "copies": copies.get(group.path, 1),
+        "lines": _most(tally.lines),
+        "called": tally.called.most_common(1)[0][0] if tally.called else "",
+        "names": tuple(tally.names.most_common(MOST_LISTED)),
+        "effects": _effects(tally.effects),
+        "fan_in": tally.fan_in,
+        "fan_ins_inside": tally.fan_ins_inside,
+        "hooks": tally.hooks,
+        "norms_in": tally.entering.ends,
+        "norms_out": tally.leaving.ends,
+        "cluster": group.path[:-1] if group.kind == "module" else group.path,
+        "path": group.path if group.kind == "module" else (),
+    }
+    first = graph.nodes[tally.members[0]]
+    if group.kind == "module":
+        common["module_class"] = _class(graph, group.path, first)
+    if group.kind in ("buffer", "leaf"):
+        if isinstance(group.mark, Group) and group.mark.kind == "module":
+            common["cluster"] = group.path[:-1]
+        common.update(_leaf(graph, tally.members), replicas_added=tally.copies_added)
+    if group.kind == "root":
+        common.update(
+            values=tuple(graph.nodes[m]["values"] for m in tally.members[:MOST_LISTED]),
+            shape=first["shape"],
+            entry=first["entry"],
+            outcome=first["outcome"],
+        )
+    return common
+
+
+def _kind(group: Group, tally: Tally) -> str:
+    if group.kind == "op" and len(tally.names) > 1:
+        return "chain"
+    return {"op": "node", "leaf": "buffers"}.get(group.kind, group.kind)
+
+
+def _class(graph: nx.MultiDiGraph, path: Path, first: dict[str, Any]) -> str:
+    """The class of a shown module; of a repeated one that of the first it stands for."""
+    concrete: Path = (first["root"], *first["module"].split(".")) if first["module"] else path[:1]
+    classes = graph.graph.get("classes", {}).get(concrete[0], {})
+    return str(classes.get(".".join(concrete[1 : len(path)]), ""))
+
+
+def _leaf(graph: nx.MultiDiGraph, members: list[str]) -> dict[str, Any]:
+    """What is shown of the buffers of one leaf."""
+    shown = [graph.nodes[key] for key in members[:MOST_LISTED]]
+    runs = sorted({max(graph.nodes[key]["runs"], default=0) for key in members})
+    times = sorted({len(graph.nodes[key]["runs"]) for key in members})
+    norms = Range()
+    for key in members:
+        norms.add(graph.nodes[key]["norm"])
+    return {
+        "parameters": tuple(data["name"] for data in shown),
+        "shapes": tuple(data["shape"] for data in shown),
+        "norms": tuple(data["norm"] for data in shown),
+        "norms_all": norms.ends,
+        "values": shown[0]["values"] if len(members) == 1 else None,
+        "summed_calls": (runs[0], runs[-1]),
+        "emptied": times[-1],
+        "history": shown[0]["history"] if len(members) == 1 else (),
+        "is_parameter": shown[0]["is_parameter"],
+    }
+
+
+def _edge(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "kind": "bundle",
+        "count": bundle.count,
+        "calls": tuple(sorted(bundle.calls)),
+        "norm": math.sqrt(bundle.squares) if bundle.norms.ends or bundle.norms.nonfinite else None,
+        "norms": bundle.norms.ends,
+        "nonfinite": bundle.nonfinite,
+        "shapes": tuple(sorted(bundle.shapes))[:MOST_LISTED],
+        "dtypes": tuple(sorted(bundle.dtypes)),
+        "values": bundle.values,
+        "effects": _effects(bundle.effects),
+    }
+
+
+def _effects(counter: Counter[tuple[Any, ...]]) -> tuple[dict[str, Any], ...]:
+    names = ("effect", "factor", "count", "summed", "words", "times")
+    listed = counter.most_common(4 * MOST_LISTED)
+    return tuple(dict(zip(names, (*effect, times), strict=True)) for effect, times in listed)
+
+
+def _most(lines: Counter[tuple[str, int, str]]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"file": file, "line": line, "function": function, "nodes": nodes}
+        for (file, line, function), nodes in lines.most_common(MOST_LISTED)
+    )
+
+
+def _steps(graph: nx.MultiDiGraph) -> tuple[dict[str, Any], ...]:
+    """The optimizer steps of the window, which are told, not drawn."""
+    return tuple(
+        {
+            "name": data["name"],
+            "file": data["file"],
+            "line": data["line"],
+            "buffers": graph.in_degree(key),
+            "options": data["options"],
+        }
+        for key, data in graph.nodes(data=True)
+        if data["kind"] == "step"
+    )
+
+
+def _clusters(
+    graph: nx.MultiDiGraph, folded: nx.MultiDiGraph, copies: dict[Path, int]
+) -> tuple[dict[str, Any], ...]:
+    """The opened modules, outermost first, with the class of each."""
+    classes = graph.graph.get("classes", {})
+    paths: dict[Path, None] = {}
+    for _, data in folded.nodes(data=True):
+        for length in range(1, len(data["cluster"]) + 1):
+            paths[data["cluster"][:length]] = None
+    return tuple(
+        {
+            "path": path,
+            "module_class": classes.get(path[0], {}).get(".".join(map(_first, path[1:])), ""),
+            "copies": copies.get(path, 1),
+        }
+        for path in sorted(paths, key=len)
+    )
+
+
+def _first(name: str) -> str:
+    """The first of the modules that "[3-7]" stands for."""
+    return name[1:].partition("-")[0] if name.startswith("[") else name

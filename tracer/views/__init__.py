@@ -1,0 +1,1 @@
+"""An analysis or a graph as text: labels, DOT, SVG, terminal."""
