@@ -140,6 +140,41 @@ def test_several_nets_keep_their_variables_apart(path: Path) -> None:
         assert roots == {"generator", "critic"}
 
 
+def test_nets_passed_to_a_function_under_one_name_are_told_apart(path: Path) -> None:
+    def score(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return model(x).mean()
+
+    student, teacher = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    with tracer.Recorder(path):
+        x = torch.randn(4, 3)
+        (score(student, x) - score(teacher, x)).backward()
+
+    with tracer.load(path) as trace:
+        assert {m.variable for m in trace.modules.values() if m.root == m.id} == {
+            "model",
+            "teacher",
+        }
+
+
+def test_a_net_is_not_called_what_its_own_method_calls_it(path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(this) -> None:
+            super().__init__()
+            this.layer = nn.Linear(3, 1)
+
+        def forward(this, x: torch.Tensor) -> torch.Tensor:
+            return this.layer(x)
+
+    net = Net()
+
+    with tracer.Recorder(path):
+        net(torch.randn(4, 3)).mean().backward()
+
+    with tracer.load(path) as trace:
+        assert {m.variable for m in trace.modules.values() if m.root == m.id} == {"net"}
+
+
 def test_a_graph_that_repeats_is_stored_once(path: Path) -> None:
     w, x = torch.ones(1, requires_grad=True), torch.ones(4, 1)
 

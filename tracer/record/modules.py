@@ -74,6 +74,7 @@ class Modules:
         self._parameters: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
         self._buffers: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._seats = _Seats()
+        self._taken: set[str] = set()
 
     def next_round(self) -> None:
         """Called as an outermost backward call begins: see `_Seats`."""
@@ -95,11 +96,19 @@ class Modules:
         """A module seen for the first time: number the whole tree that it stands in."""
         chain = list(_modules_around(frame))
         module, outermost = chain[0], chain[-1]
-        name, root = _holder(outermost, users) or ("", outermost)
-        self._register(root, name)
+        names, root = _holder(outermost, users) or ((), outermost)
+        self._register(root, self._free(names))
         if self._find(module) is None:  # made on the fly, no attribute of anything
             self._register(module, "")
         return self._find(module)
+
+    def _free(self, names: tuple[str, ...]) -> str:
+        """The innermost variable, unless it is taken: of two nets passed to one function as
+        `model` the second is called what its caller calls it."""
+        free = [name for name in names if name not in self._taken]
+        name = next(iter(free or names), "")
+        self._taken.add(name)
+        return name
 
     def _register(self, root: nn.Module, variable: str) -> None:
         replica = _replica_number(root)
@@ -173,7 +182,7 @@ class Modules:
                 self._name_parameters(root, root_id)
         for name, module in _modules_in_sight(users):
             if self._find(module) is None:
-                self._register(module, name)
+                self._register(module, self._free((name,) if name else ()))
 
     def _owner(self, root_id: int, name: str) -> int:
         """The id of the module that holds the parameter; the root's where it has none."""
@@ -218,22 +227,30 @@ def _named_values(frame: FrameType) -> Iterator[tuple[str, Any]]:
 
 
 def _modules_in_sight(users: Iterable[FrameType]) -> Iterator[tuple[str, nn.Module]]:
+    """Modules in the user's variables; one whose own method is running has no name there."""
     for frame in users:
         for name, value in _named_values(frame):
             if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
-                yield ("" if name == "self" else name), value
+                yield ("" if _runs_method_of(value, frame) else name), value
 
 
-def _holder(module: nn.Module, users: list[FrameType]) -> tuple[str, nn.Module] | None:
-    """The largest module in the user's variables that has this one inside, and its name."""
-    best: tuple[int, str, nn.Module] | None = None
+def _runs_method_of(value: object, frame: FrameType) -> bool:
+    method = inspect.getattr_static(type(value), frame.f_code.co_name, None)
+    return getattr(method, "__code__", None) is frame.f_code
+
+
+def _holder(module: nn.Module, users: list[FrameType]) -> tuple[tuple[str, ...], nn.Module] | None:
+    """The largest module in the user's variables that has this one inside, and its names there."""
+    best: tuple[int, nn.Module] | None = None
+    names: list[str] = []
     for name, candidate in _modules_in_sight(users):
+        if best is not None and candidate is best[1]:
+            names.append(name)
+            continue
         members = list(candidate.modules())
-        if any(member is module for member in members) and (
-            best is None or len(members) > best[0] or (best[2] is candidate and not best[1])
-        ):
-            best = (len(members), name, candidate)
-    return None if best is None else best[1:]
+        if any(member is module for member in members) and (best is None or len(members) > best[0]):
+            best, names = (len(members), candidate), [name]
+    return None if best is None else (tuple(name for name in names if name), best[1])
 
 
 def _variable(leaf: torch.Tensor, users: Iterable[FrameType]) -> str:
