@@ -450,15 +450,16 @@ def test_a_file_that_is_no_trace_is_not_replaced(path: Path) -> None:
     assert not torch.is_anomaly_enabled()
 
 
+@pytest.mark.parametrize(
+    "place", ["tracer.record.hooks._identity", "tracer.record.sources.Sources.origin"]
+)
 def test_a_fault_of_the_tracer_stops_recording_and_nothing_else(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    from tracer.record import hooks
-
     def broken(*_: Any) -> Any:
         raise KeyError("a bug of ours")
 
-    monkeypatch.setattr(hooks, "_identity", broken)
+    monkeypatch.setattr(place, broken)
     w = torch.ones(3, requires_grad=True)
 
     with tracer.Recorder(path) as recorder:

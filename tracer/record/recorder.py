@@ -23,7 +23,7 @@ from tracer.record.edits import Edits
 from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
-from tracer.record.sources import NodeWatch, Sources
+from tracer.record.sources import NodeWatch, SavedTensorHooks, Sources
 from tracer.tracefile import TraceWriter
 from tracer.version import __version__
 
@@ -115,8 +115,9 @@ class Recorder:
         self._writer = TraceWriter(self.output, self._info)
         self._journal = Journal(self._writer)
         modules = Modules(self._journal)
-        sources = Sources(self._journal, modules)
-        self._nodes = NodeWatch(sources)
+        saving = SavedTensorHooks()
+        sources = Sources(self._journal, modules, saving)
+        self._nodes = NodeWatch(sources, self._fail)
         parts = (self._journal, sources, modules)
         self._switched: list[Switched] = [
             BackwardCalls(*parts, self._nodes, self._fail),
@@ -124,7 +125,7 @@ class Recorder:
             Edits(*parts, self._fail),
             Steps(*parts, self._fail, self._next_step),
         ]
-        self._instruments: list[Instrument] = [self._nodes, HookCalls(), *self._switched]
+        self._instruments: list[Instrument] = [saving, self._nodes, HookCalls(), *self._switched]
         for instrument in self._instruments:
             instrument.start()
         self._started = True

@@ -22,19 +22,21 @@ import os
 import sys
 import sysconfig
 import threading
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
 import torch.fx.traceback
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import saved_tensors_hooks
 
 from tracer.events import Source
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
 from tracer.record.patches import Patches
 
-__all__ = ["UNKNOWN", "NodeWatch", "Origin", "Sources", "origin_of"]
+__all__ = ["UNKNOWN", "NodeWatch", "Origin", "SavedTensorHooks", "Sources", "origin_of"]
 
 KEPT_LINES = 12
 """How many lines of the user are kept, outward from the innermost."""
@@ -75,12 +77,51 @@ def origin_of(node: Any) -> Origin:
     return mark.origin if type(mark) is _Mark else UNKNOWN
 
 
+class SavedTensorHooks:
+    """Whether what nodes save now goes through hooks: offloading, checkpointing.
+
+    Newer torch can be asked (2.6 cannot); there the blocks that place hooks are counted.
+    """
+
+    def __init__(self) -> None:
+        self._patches = Patches()
+        self._depth = threading.local()
+        self._ask: Callable[[bool], object] | None = getattr(
+            torch._C._autograd, "_top_saved_tensors_default_hooks", None
+        )
+
+    def start(self) -> None:
+        if self._ask is not None:
+            return
+        enter, leave = saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__
+
+        def entering(hooks: saved_tensors_hooks) -> None:
+            enter(hooks)
+            self._depth.count = getattr(self._depth, "count", 0) + 1
+
+        def leaving(hooks: saved_tensors_hooks, *error: object) -> None:
+            self._depth.count -= 1
+            leave(hooks, *error)
+
+        self._patches.replace(saved_tensors_hooks, "__enter__", entering)
+        self._patches.replace(saved_tensors_hooks, "__exit__", leaving)
+
+    def stop(self) -> None:
+        self._patches.restore()
+
+    def is_hooked(self) -> bool:
+        if self._ask is not None:
+            return self._ask(True) is not None
+        return getattr(self._depth, "count", 0) > 0
+
+
 class Sources:
     """Tells the user's lines from those of torch, the standard library and ourselves."""
 
-    def __init__(self, journal: Journal, modules: Modules) -> None:
+    def __init__(self, journal: Journal, modules: Modules, saving: SavedTensorHooks) -> None:
         self._journal = journal
         self._modules = modules
+        self._saving = saving
         self._kinds: dict[CodeType, int] = {}
         self._known: dict[tuple[object, ...], int] = {}
         here = os.path.dirname(os.path.abspath(__file__))
@@ -162,15 +203,15 @@ class Sources:
         if called.startswith("_") or called in PLUMBING:
             called = ""
         owner = None if module is None else self._modules.of_call(module, frames)
-        lazy = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        return Origin(self._source(frames), owner, called, lazy)
+        return Origin(self._source(frames), owner, called, self._saving.is_hooked())
 
 
 class NodeWatch:
     """Gives every autograd node its `Origin` as it is made: NOTE [Watching nodes being made]."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, fail: Callable[[Exception], None]) -> None:
         self._sources = sources
+        self._fail = fail
         self._patches = Patches()
         self._watching = False
         self._engines = 0
@@ -236,8 +277,11 @@ class NodeWatch:
             lines: list[str] = self._format()
             return lines
         lines = self._format()[:-1] if self._user[0] else []
-        frame = sys._getframe(1)
-        return _Mark(lines, self._inherited() or self._sources.origin(frame))
+        try:
+            return _Mark(lines, self._inherited() or self._sources.origin(sys._getframe(1)))
+        except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+            self._fail(error)
+            return lines
 
     def _inherited(self) -> Origin | None:
         """A node that the engine itself makes (create_graph) comes from the node being run."""
