@@ -215,6 +215,7 @@ class NodeWatch:
         self._patches = Patches()
         self._watching = False
         self._engines = 0
+        self._makers: set[int] = set()
         self._user = (False, False)
 
     def start(self) -> None:
@@ -239,11 +240,16 @@ class NodeWatch:
 
     def enter_engine(self, builds_graph: bool) -> bool:
         """Called before the engine runs; hand the answer to `leave_engine`."""
-        if not self._watching or builds_graph or threading.active_count() > 1:
+        if not self._watching or builds_graph or self._others_build():
             return False
         self._engines += 1
         self._switch(False)
         return True
+
+    def _others_build(self) -> bool:
+        """Whether another living thread has made nodes, and may be making some now."""
+        others = self._makers - {threading.get_ident()}
+        return bool(others) and any(thread.ident in others for thread in threading.enumerate())
 
     def leave_engine(self, entered: bool) -> None:
         if entered:
@@ -277,6 +283,7 @@ class NodeWatch:
             lines: list[str] = self._format()
             return lines
         lines = self._format()[:-1] if self._user[0] else []
+        self._makers.add(threading.get_ident())
         try:
             return _Mark(lines, self._inherited() or self._sources.origin(sys._getframe(1)))
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
