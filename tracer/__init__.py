@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tracer.version import __version__
 
 if TYPE_CHECKING:
-    from tracer.graph.build import build
+    from tracer.views.notebook import build
     from tracer.record.recorder import Recorder
     from tracer.tracefile import load
 
@@ -22,7 +22,7 @@ __all__ = ["Recorder", "__version__", "build", "load"]
 
 _HOMES = {
     "Recorder": "tracer.record.recorder",
-    "build": "tracer.graph.build",
+    "build": "tracer.views.notebook",
     "load": "tracer.tracefile",
 }
 

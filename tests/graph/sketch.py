@@ -148,9 +148,7 @@ class Sketch:
             ),
             contributions=tuple(contributions),
             receipts=tuple(self._receipts(received, rows)),
-            roots=(
-                Root(0, 0, name, self._form(root), rows.add(root), rows.add(Grad((), loss))),
-            ),
+            roots=(Root(0, 0, name, self._form(root), rows.add(root), rows.add(Grad((), loss))),),
             captures=tuple(
                 Capture(position, node, 0, self._form(tensor), rows.add(tensor))
                 for position, (node, tensor) in enumerate((captures or {}).items())

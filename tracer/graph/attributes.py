@@ -50,7 +50,7 @@ TENSOR: tuple[tuple[str, Type, str], ...] = (
 )
 
 PLACE: tuple[tuple[str, Type, str], ...] = (
-    ("file", "text", "file of the line of the script that made it"),
+    ("file", "text", "file of the user's line that made it, seen from the folder of the run"),
     ("line", "whole number", "number of that line, 0 where it is not known"),
     ("function", "text", "function around that line"),
 )
@@ -137,6 +137,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         ("calls", "whole number", "calls of the window that contributed"),
         ("runs", "list", "how many calls were added up between one emptying and the next"),
         ("history", "list", "the values after each call, of small buffers"),
+        ("is_added_to", "yes or no", "whether it held something before the first of the calls"),
         ("norm", "number", "norm of what was read last: consumed by the step, or after a call"),
         ("values", "list", "the values read last, where they are few"),
     ),
@@ -187,7 +188,11 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         ("merged", "whole number", "how many nodes of the folded graph were drawn together"),
         ("parts", "list", "of a chain: its operations in order"),
     ),
-    *_rows("node", "folded", "module", ("module_class", "text", "class of the module")),
+    *_rows(
+        "node", "folded", "module",
+        ("module_class", "text", "class of the module"),
+        ("use", "whole number", "which use it is, of a module without parameters with several"),
+    ),
     *_rows(
         "node", "folded", "buffer, buffers, proxy",
         ("parameters", "list", "their names, the first 12"),
@@ -198,6 +203,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         ("summed_calls", "list", "fewest and most calls that are added up in one of them"),
         ("emptied", "whole number", "how many times one was found empty"),
         ("history", "list", "the values after each call, of a single small one"),
+        ("is_added_to", "yes or no", "whether one held something before the first of the calls"),
         ("is_parameter", "yes or no", "nn.Parameters, not plain tensors"),
         ("replicas_added", "whole number", "replicas whose gradients are added before"),
         ("of", "text", "of a proxy: key of the leaf it stands for"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import networkx as nx
 
-from tracer.events import Call, Layout, Measurement, Node, NodeState, Source, Step, Structure
+from tracer.events import Call, Layout, Measurement, Node, NodeState, Step, Structure
 from tracer.graph.names import Names
 from tracer.graph.window import Window, choose
 from tracer.semantics.effects import Effect
@@ -138,8 +138,16 @@ class _Builder:
         self._trace = trace
         self._names = Names(trace)
         self._places: dict[int | None, dict[str, Any]] = {}
-        self._lines: dict[int | None, dict[str, Any]] = {None: _line(None)}
-        self._lines |= {id: _line(source) for id, source in trace.sources.items()}
+        cwd = trace.info.cwd
+        self._lines: dict[int | None, dict[str, Any]] = {
+            id: {
+                "file": _from_folder(source.file, cwd),
+                "line": source.line,
+                "function": source.function,
+            }
+            for id, source in trace.sources.items()
+        }
+        self._lines[None] = {"file": "", "line": 0, "function": ""}
         self._runs: dict[int, list[int]] = {}
         """For each buffer, how many calls were added up before it was emptied, run after run."""
 
@@ -309,6 +317,8 @@ class _Builder:
             before = readings.get((node.buffer, "before"))
             is_fresh = before is None or _is_zero(rows.measurement(before[1]))
             runs = self._runs.setdefault(node.buffer, [])
+            if not runs and not is_fresh:
+                self.graph.nodes[key]["is_added_to"] = True
             if is_fresh or not runs:
                 runs.append(0)
             runs[-1] += 1
@@ -350,6 +360,7 @@ class _Builder:
             calls=0,
             runs=(),
             history=(),
+            is_added_to=False,
             norm=None,
             values=None,
         )
@@ -398,7 +409,7 @@ class _Builder:
         info = self._trace.info
         self.graph.graph.update(
             view="full",
-            script=info.script,
+            script=_from_folder(info.script, info.cwd),
             command=info.command,
             status=info.status,
             rank=info.rank,
@@ -438,10 +449,10 @@ def _tupled(value: Any) -> Any:
     return value
 
 
-def _line(source: Source | None) -> dict[str, Any]:
-    if source is None:
-        return {"file": "", "line": 0, "function": ""}
-    return {"file": source.file, "line": source.line, "function": source.function}
+def _from_folder(file: str, folder: str) -> str:
+    """The path as seen from the folder that the run was started in, if it lies inside."""
+    inside = file.removeprefix(folder.rstrip("/\\"))
+    return inside[1:] if folder and inside != file and inside[:1] in ("/", "\\") else file
 
 
 def _is_zero(measurement: Measurement | None) -> bool:

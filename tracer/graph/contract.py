@@ -215,7 +215,8 @@ def shared_leaves_split(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
         boxes = [s for s in senders if graph.nodes[s]["kind"] == "module"]
         if len(senders) < 2 or not boxes:
             continue
-        home = next((s for s in boxes if graph.nodes[s]["path"][:-1] == data["cluster"]), boxes[0])
+        owner = leaf.replace("leaf:", "module:", 1)
+        home = owner if owner in boxes else boxes[0]
         for sender in senders:
             if sender != home:
                 _move(result, sender, leaf)

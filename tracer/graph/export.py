@@ -88,8 +88,8 @@ def _listed(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={quoted(_as_text(value))}" for name, value in shown)
 
 
-RESERVED = frozenset({"shape", "rank", "values"})
-"""Attributes that Graphviz would take for its own."""
+RESERVED = frozenset({"name", "rank", "root", "shape"})
+"""Attributes that Graphviz would take for its own: they get an underscore."""
 
 
 def _dot_name(name: str) -> str:

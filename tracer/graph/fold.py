@@ -18,6 +18,7 @@ from tracer.graph.contract import (
 from tracer.graph.grouping import Plan, Tree, group
 from tracer.graph.quotient import quotient
 from tracer.graph.replicas import unbundled
+from tracer.graph.siblings import Path
 
 __all__ = ["COMFORTABLE", "HARD_LIMIT", "fold"]
 
@@ -44,7 +45,7 @@ def fold(
     """
     graph = unbundled(graph)
     tree = Tree(graph)
-    plans = list(_plans(tree) if depth is None else _plans_at(tree, depth))
+    plans = list(_plans(tree, _focus(graph, tree)) if depth is None else _plans_at(tree, depth))
     most = limit if limit is not None else (COMFORTABLE if depth is None else HARD_LIMIT)
     for number, plan in enumerate(plans):
         allowed = min(most, FEW) if depth is None and plan.opened else most
@@ -69,17 +70,27 @@ def _reduced(folded: nx.MultiDiGraph, plan: Plan) -> nx.MultiDiGraph:
     return fans_thinned(folded if plan.opened else lines_drawn_up(folded))
 
 
-def _plans(tree: Tree) -> Iterator[Plan]:
+def _focus(graph: nx.MultiDiGraph, tree: Tree) -> Path:
+    """Of a slice, the way to the module of its parameter."""
+    name = graph.graph.get("parameter")
+    buffers = (key for key, data in graph.nodes(data=True) if data["kind"] == "buffer")
+    return next((tree.paths[key] for key in buffers if graph.nodes[key]["name"] == name), ())
+
+
+def _plans(tree: Tree, focus: Path) -> Iterator[Plan]:
     """From the finest to the coarsest."""
     deepest = tree.deepest
     yield Plan(deepest + 1, opened=True, stacked=False, repeated=False)
     yield Plan(deepest + 1, opened=True)
+    if focus:
+        yield Plan(deepest, focus=focus)
     for depth in range(deepest, 0, -1):
         yield Plan(depth)
     for depth in range(deepest, -1, -1):
         yield Plan(depth, operations="line")
     yield Plan(0, operations="function")
     yield Plan(0, operations="all")
+    yield Plan(-1, operations="all")
 
 
 def _plans_at(tree: Tree, depth: int) -> Iterator[Plan]:
@@ -91,12 +102,17 @@ def _plans_at(tree: Tree, depth: int) -> Iterator[Plan]:
     for shallower in range(wanted - 1, -1, -1):
         yield Plan(shallower, operations="line")
     yield Plan(0, operations="all")
+    yield Plan(-1, operations="all")
 
 
 def _in_words(plan: Plan, asked: int | None, has_modules: bool) -> str:
     """What was drawn together, for the line under the title."""
     parts = []
-    if asked is not None and plan.depth != asked and not plan.opened:
+    if plan.depth < 0:
+        return "everything together"
+    if plan.focus:
+        parts.append("opened around the parameter")
+    elif asked is not None and plan.depth != asked and not plan.opened:
         parts.append(f"depth {plan.depth} instead of {asked}, to stay legible")
     elif not plan.opened and has_modules:
         parts.append(f"modules down to depth {plan.depth}" if plan.depth else "whole models")

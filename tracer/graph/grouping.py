@@ -16,6 +16,9 @@ __all__ = ["Group", "Grouping", "Plan", "Tree", "group"]
 
 Operations = Literal["each", "line", "function", "all"]
 
+MOST_USES = 8
+"""A module without parameters that is used more often is one box after all."""
+
 ALONE = 3
 """An operation that writes more buffers than this shows them as one leaf."""
 
@@ -27,7 +30,8 @@ class Plan:
     Modules deeper than `depth` are part of their ancestor at that depth, and modules without
     children are boxes; with `opened` they are shown by their operations. `stacked`: calls with
     the same graph lie on one another, and so do replicas. `operations` outside of the boxes are
-    shown each, or together by line, by function, or all.
+    shown each, or together by line, by function, or all. With a `focus` only the modules around it
+    are opened, whatever their depth. A depth of -1 knows no modules.
     """
 
     depth: int
@@ -35,6 +39,7 @@ class Plan:
     stacked: bool = True
     repeated: bool = True
     operations: Operations = "each"
+    focus: Path = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Tree:
         self.leaves = {path for path in self.folded if path not in inner}
         self.roots = {path[0] for path in every if path}
         self.deepest = max((len(path) - 1 for path in every if path), default=0)
+        self.uses = _uses(graph, self.paths, self.leaves)
 
     def shown(self, path: Path, plan: Plan) -> Path:
         return self.folded[path][0] if plan.repeated else path
@@ -95,13 +101,57 @@ class Tree:
 
     def box(self, path: Path, plan: Plan) -> Path | None:
         """The path of the module that is shown as a box around an operation, if one is."""
-        if not path:
+        if not path or plan.depth < 0:
             return None
-        if len(path) - 1 >= plan.depth and not (plan.opened and path in self.leaves):
-            return self.shown(path, plan)[: plan.depth + 1]
+        depth = _branching(path, plan.focus) if plan.focus else plan.depth
+        if len(path) - 1 >= depth and not (plan.opened and path in self.leaves):
+            return self.shown(path, plan)[: depth + 1]
         if path in self.leaves and not plan.opened:
             return self.shown(path, plan)
         return None
+
+
+def _branching(path: Path, focus: Path) -> int:
+    """Where a path leaves the way to the focus; its length where it does not."""
+    for place, (name, wanted) in enumerate(zip(path, focus, strict=False)):
+        if name != wanted:
+            return place
+    return len(path)
+
+
+def _uses(graph: nx.MultiDiGraph, paths: dict[str, Path], leaves: set[Path]) -> dict[str, int]:
+    """Of modules without parameters that are called several times, which use a node belongs to.
+
+    One activation that serves a whole block is drawn where it is used: as one box it would tie the
+    block into a knot. The operations of one use hang together.
+    """
+    owners = {paths[key] for key, data in graph.nodes(data=True) if data["kind"] == "buffer"}
+    free = leaves - owners - {()}
+    tops = {
+        key: key
+        for key, data in graph.nodes(data=True)
+        if data["kind"] == "node" and paths[key] in free
+    }
+    for u, v in graph.edges():
+        if u in tops and v in tops and paths[u] == paths[v]:
+            tops[_top(tops, v)] = _top(tops, u)
+    numbers: dict[Hashable, dict[str, int]] = {}
+    uses: dict[str, int] = {}
+    most: dict[Path, int] = {}
+    for key in tops:
+        data = graph.nodes[key]
+        known = numbers.setdefault((data["call"], data["replica"], paths[key]), {})
+        uses[key] = known.setdefault(_top(tops, key), len(known) + 1)
+        most[paths[key]] = max(most.get(paths[key], 0), uses[key])
+    return {key: use for key, use in uses.items() if 1 < most[paths[key]] <= MOST_USES}
+
+
+def _top(tops: dict[str, str], key: str) -> str:
+    """The one that stands for all that hang together with a node; the way there gets shorter."""
+    while tops[key] != key:
+        tops[key] = tops[tops[key]]
+        key = tops[key]
+    return key
 
 
 def _path(data: dict[str, Any]) -> Path:
@@ -136,7 +186,8 @@ def group(graph: nx.MultiDiGraph, tree: Tree, plan: Plan) -> Grouping:
             groups[key] = _of_node(tree, plan, key, data, seen)
         elif kind in ("root", "capture"):
             position = key.rpartition(".")[2]
-            groups[key] = Group(kind, (), (_stack(plan, data), position))
+            mark = position if plan.operations != "all" else None
+            groups[key] = Group(kind, (), (_stack(plan, data), mark))
     _add_buffers(graph, tree, plan, groups, accumulators)
     return Grouping(groups, tree, plan)
 
@@ -148,8 +199,9 @@ def _of_node(
     replica = None if plan.stacked else data["replica"]
     box = tree.box(path, plan)
     if box is not None:
-        return Group("module", box, replica)
-    around = tree.shown(path, plan)
+        use = tree.uses.get(key) if len(box) == len(path) else None
+        return Group("module", box, (replica, use) if replica is not None or use else None)
+    around = tree.shown(path, plan) if plan.depth >= 0 else ()
     if plan.operations == "all":
         return Group("op", around, replica)
     if plan.operations == "function":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tracer.errors import UnknownName
@@ -44,6 +44,7 @@ class Names:
 
     def __init__(self, trace: Trace) -> None:
         self._modules = trace.modules
+        self._originals = _originals(trace.modules)
         self._kinds = {(m.root, m.path): m.kind for m in trace.modules.values()}
         owners = {self._root_of(b) for b in trace.buffers.values()} - {None}
         self.has_several_roots = len(owners) > 1
@@ -57,15 +58,16 @@ class Names:
         found = self._modules.get(module) if module is not None else None
         if found is None:
             return None
+        root = self._originals.get(found.root, found.root)
         path = self._display(found.root, found.path)
-        label = self._labels.get(found.root, "")
-        return Place(label, path, self._class(found.root, path), found.replica)
+        return Place(self._labels[root], path, self._class(found.root, path), found.replica)
 
     def classes(self) -> dict[str, dict[str, str]]:
         """The class of every module, by the label of its root and its path."""
         found: dict[str, dict[str, str]] = {}
         for (root, path), (_, kind) in self._classes.items():
             found.setdefault(self._labels.get(root, ""), {})[path] = kind
+        found.pop("", None)
         return found
 
     def buffer(self, id: int) -> str:
@@ -92,7 +94,7 @@ class Names:
         labels: dict[int, str] = {}
         seen: dict[str, int] = {}
         for id, module in sorted(self._modules.items()):
-            if module.root != id:
+            if module.root != id or id in self._originals:
                 continue
             name = module.variable or module.kind or "module"
             seen[name] = seen.get(name, 0) + 1
@@ -131,6 +133,43 @@ class Names:
         name = self._display(root, buffer.name)
         label = self._labels.get(root, "")
         return f"{label}.{name}" if self.has_several_roots and label else name
+
+
+def _originals(modules: Mapping[int, Module]) -> dict[int, int]:
+    """For the root of each replica, the root of which it is a copy.
+
+    DataParallel runs its copies in threads of their own, where nothing but the copy is to be seen.
+    The original is the root that has all modules of the copy, below it or below a wrapper; where
+    several could be it, the first. The copies of an original that is not there stand together.
+    """
+    trees: dict[int, dict[str, str]] = {}
+    for module in modules.values():
+        trees.setdefault(module.root, {})[module.path] = module.kind
+    found: dict[int, int] = {}
+    orphans: dict[str, int] = {}
+    for id, module in sorted(modules.items()):
+        if module.root != id or module.replica is None:
+            continue
+        originals = (
+            root
+            for root, tree in trees.items()
+            if root in modules and modules[root].replica is None and _holds(tree, trees[id])
+        )
+        original = next(originals, None)
+        if original is None:
+            original = orphans.setdefault(module.kind, id)
+        if original != id:
+            found[id] = original
+    return found
+
+
+def _holds(tree: Mapping[str, str], copy: Mapping[str, str]) -> bool:
+    inside = {
+        path.removeprefix("module").removeprefix("."): kind
+        for path, kind in tree.items()
+        if path == "module" or path.startswith("module.")
+    }
+    return any(copy.items() <= candidate.items() for candidate in (inside, tree) if candidate)
 
 
 def _length(module: Module) -> int:

@@ -92,10 +92,10 @@ def quotient(graph: nx.MultiDiGraph, grouping: Grouping, plan: Plan) -> nx.Multi
 
 
 def _key(group: Group, tally: Tally) -> str:
-    if group.kind in ("module", "leaf"):
-        path = ".".join(group.path)
-        return f"{group.kind}:{path}" if group.mark is None else f"{group.kind}:{tally.members[0]}"
-    return tally.members[0]
+    box = group.mark if isinstance(group.mark, Group) else group
+    if box.kind == "module" and box.mark is None:
+        return f"{group.kind}:{'.'.join(group.path)}"
+    return tally.members[0] if group.kind != "leaf" else f"leaf:{tally.members[0]}"
 
 
 def _tallied(graph: nx.MultiDiGraph, groups: dict[str, Group]) -> dict[Group, Tally]:
@@ -138,7 +138,10 @@ def _bundled(
             continue
         if data["effect"] is not None:
             tallies[sender].effects[_effect(data)] += 1
-        if sender == receiver or _repeats(grouping, u, v):
+        if sender == receiver:
+            continue
+        if _repeats(grouping, u, v):
+            entered.add(v)
             continue
         if receiver.kind not in ("buffer", "leaf"):
             tallies[sender].leaving.add(data["norm"])
@@ -213,6 +216,7 @@ def _node(
     first = graph.nodes[tally.members[0]]
     if group.kind == "module":
         common["module_class"] = _class(graph, group.path, first)
+        common["use"] = group.mark[1] if isinstance(group.mark, tuple) else None
     if group.kind in ("buffer", "leaf"):
         if isinstance(group.mark, Group) and group.mark.kind == "module":
             common["cluster"] = group.path[:-1]
@@ -256,6 +260,7 @@ def _leaf(graph: nx.MultiDiGraph, members: list[str]) -> dict[str, Any]:
         "values": shown[0]["values"] if len(members) == 1 else None,
         "summed_calls": (runs[0], runs[-1]),
         "emptied": times[-1],
+        "is_added_to": any(graph.nodes[key]["is_added_to"] for key in members),
         "history": shown[0]["history"] if len(members) == 1 else (),
         "is_parameter": shown[0]["is_parameter"],
     }

@@ -106,7 +106,9 @@ def plain(tensor: torch.Tensor) -> torch.Tensor | None:
     if is_transformed(tensor):
         return None
     if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
-        inside = getattr(tensor, "_local_tensor", None)  # DTensor: this rank's part
+        inside = getattr(tensor, "_virtual_values", None)  # on a virtual GPU: tracer.devices
+        if inside is None:
+            inside = getattr(tensor, "_local_tensor", None)  # DTensor: this rank's part
         if inside is None and tensor.is_nested:
             inside = getattr(tensor, "_values", None)  # jagged: its values, packed
         if inside is not None:

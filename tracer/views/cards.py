@@ -192,6 +192,10 @@ def _part_rows(graph: nx.MultiDiGraph, parts: tuple[Data, ...]) -> list[Row]:
 def _module(graph: nx.MultiDiGraph, data: Data) -> Card:
     times = f"  × {data['copies']}" if _is_run(data["path"]) else ""
     kind = labels.clipped(data["module_class"], NAME)
+    if data["use"]:
+        kind += f", use {data['use']}"
+    if len(data["replicas"]) > 1:
+        kind += f"  on {len(data['replicas'])} replicas"
     title = Row(_path(data["path"]) + times, beside=kind, size=TITLE, bold=True)
     norms = f"|g|  {labels.between(data['norms_in'])}"
     if data["norms_out"] is not None:
@@ -280,12 +284,14 @@ def _leaf_sums(data: Data) -> tuple[Pill, ...]:
         pills.append(Pill("summed", f"Σ  {data['replicas_added']} replicas"))
     if data["fan_in"] > 1:
         pills.append(Pill("summed", f"Σ  {data['fan_in']} uses"))
+    if data["is_added_to"]:
+        pills.append(Pill("summed", "Σ  onto what was there"))
     low, high = data["summed_calls"]
     if high > 1:
         count = str(high) if low == high else f"{low}–{high}"
         pills.append(Pill("summed", f"Σ  {count} calls"))
     elif data["emptied"] > 1:
-        pills.append(Pill("opaque", f"{data['emptied']} calls, emptied between"))
+        pills.append(Pill("note", f"{data['emptied']} calls, emptied between"))
     return tuple(pills)
 
 

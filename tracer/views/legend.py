@@ -53,12 +53,12 @@ ENTRIES = (
     Entry("Σ  n", "summed", "n contributions are added"),
     Entry("mean  1/n", "averaged", "averaged, each weighs 1/n"),
     Entry("×  c", "scaled", "scaled"),
-    Entry("Σ  n each", "products", "each element a sum of n terms"),
-    Entry("Mul, View", "chain", "merely moved, or elementwise"),
+    Entry("Σ  n each", "products", "each is a sum of n terms"),
+    Entry("Mul, View", "chain", "moved, or elementwise"),
     Entry("opaque", "opaque", "its effect is not known"),
     Entry("1 hook", "hooked", "the script may change it here"),
     Entry("weight", "buffer", ".grad of a parameter"),
-    Entry("", "edge", "wider: larger norm"),
+    Entry("", "edge", "larger norm"),
 )
 
 ALWAYS = frozenset({"summed", "averaged", "scaled", "chain", "buffer", "edge"})
@@ -89,8 +89,7 @@ def heading(folded: nx.MultiDiGraph, across: float, kinds: frozenset[str]) -> He
 
 def _title(folded: nx.MultiDiGraph) -> str:
     about = folded.graph
-    script = labels.clipped(labels.short_line(about.get("script", ""), 0) or "gradients", 60)
-    parts = [script]
+    parts = [labels.clipped(_script(folded) or "gradients", 60)]
     if about.get("parameter"):
         parts.append(labels.clipped(about["parameter"], 60))
     if about.get("step") is not None:
@@ -105,6 +104,13 @@ def _title(folded: nx.MultiDiGraph) -> str:
     return "  ·  ".join(parts)
 
 
+def _script(folded: nx.MultiDiGraph) -> str:
+    """The script; of a run without one, the file where a backward call was made."""
+    lines = (data["lines"] for _, data in folded.nodes(data=True) if data["kind"] == "root")
+    files = [places[0]["file"] for places in lines if places]
+    return labels.short_line(folded.graph.get("script") or next(iter(files), ""), 0)
+
+
 def _subtitles(folded: nx.MultiDiGraph) -> Iterator[str]:
     about = folded.graph
     for step in about.get("steps_taken", ())[:2]:
@@ -114,10 +120,11 @@ def _subtitles(folded: nx.MultiDiGraph) -> Iterator[str]:
 
 
 def _size(folded: nx.MultiDiGraph) -> str:
-    nodes = sum(data["nodes"] for _, data in folded.nodes(data=True))
-    if nodes == len(folded):
+    kinds = ("node", "chain", "module", "more")
+    shown = [data["nodes"] for _, data in folded.nodes(data=True) if data["kind"] in kinds]
+    if sum(shown) == len(shown):
         return ""
-    return f"{labels.plural(nodes, 'autograd node')}, drawn as {len(folded)}"
+    return f"{labels.plural(sum(shown), 'autograd node')}, drawn as {len(shown)}"
 
 
 def _optimizer(step: dict[str, Any], script: str) -> str:

@@ -32,6 +32,7 @@ PILLS = {
     "scaled": Paint("#f5df4d", "#c2a500", "#1d2730"),
     "products": Paint("#e8f3fa", "#0072b2", "#004c78"),
     "opaque": Paint("#ffffff", "#66727e", "#3c4854"),
+    "note": Paint("#ffffff", "#7aa896", "#1d2730"),
     "hooked": Paint("#ffffff", "#b3003c", "#b3003c"),
 }
 

@@ -38,6 +38,7 @@ ATTEMPTS = 6
 
 TALLEST = 1650
 WIDEST = 2000
+ROOM = 600_000
 """Pixels of a default picture, about a page; what is larger is folded further."""
 
 
@@ -87,10 +88,17 @@ def _first_in_time(graph: nx.MultiDiGraph, depth: int | None, program: str, time
                 raise
             reason = f"; folded further, as the layout took over {timeout:g} s"
             continue
-        fits = layout.height <= TALLEST and layout.width <= WIDEST
-        if fits or depth is not None or is_last:
+        if depth is not None or is_last or _fits(folded, layout):
             return _drawn(folded, layout)
     raise AssertionError("every attempt returns or raises")
+
+
+def _fits(folded: nx.MultiDiGraph, layout: Layout) -> bool:
+    """Whether a default picture has the size of a page; one with opened modules is smaller."""
+    boxes = any(data["kind"] == "module" for _, data in folded.nodes(data=True))
+    if folded.graph["clusters"] and not boxes:
+        return layout.width * layout.height <= ROOM
+    return layout.height <= TALLEST and layout.width <= WIDEST
 
 
 def draw(folded: nx.MultiDiGraph, program: str, timeout: float = TIMEOUT) -> str:
