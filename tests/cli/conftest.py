@@ -55,6 +55,11 @@ class Ended:
         return "".join(self.err.partition(SUMMARY)[1:])
 
 
+def _listen_to_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Folder:
     """Scripts of a test, and what happens when they are run there."""
 
@@ -100,6 +105,7 @@ class Folder:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="surrogateescape",
+            preexec_fn=_listen_to_interrupts,
         )
 
     def start_traced(self, *words: str) -> subprocess.Popen[str]:

@@ -96,12 +96,15 @@ def test_balance_is_told_in_a_line() -> None:
         "every sum adds up, to 3e-08: 3 fan-ins, 1 buffer sum"
     )
     wrong = Imbalance(4, 0, 0, "MulBackward0 input 0", 0.5, 4.0, "")
-    text = balance_text(
-        BalanceReport(fan_ins=3, buffers=1, imbalances=(wrong,), explained=2, unchecked=1), 2, 9
+    hooked = replace(wrong, explanation="2 hooks before the node")
+    report = BalanceReport(
+        fan_ins=3, buffers=1, imbalances=(wrong,), hooked=(hooked,), explained=1, unchecked=1
     )
+    text = balance_text(report, 2, 9)
     assert text == (
         "1 of 3 fan-ins, 1 buffer sum do NOT add up, first MulBackward0 input 0 in backward call "
-        "4, x 4; 2 changed by hooks of the script; 1 could not be checked (checked in 2 of 9 calls)"
+        "4, x 4; 1 changed by 2 hooks before the node; 1 could not be checked (checked in 2 of 9 "
+        "calls)"
     )
 
 

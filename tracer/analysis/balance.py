@@ -315,7 +315,9 @@ def _add_reading(
 
 
 def _changed_inside(trace: Trace, buffer: int, books: Sequence[_Book]) -> str:
-    """A step or zero_grad that fell between the readings, from inside a hook or another thread."""
+    """What may have changed it between the readings, from inside a hook or another thread."""
+    if trace.info.world > 1:
+        return f"exchange between {trace.info.world} ranks, which is not recorded"
     start = min(book.call.started for book in books)
     end = max(book.call.started + book.call.seconds for book in books)
     for reset in trace.resets:

@@ -130,6 +130,14 @@ def run(options: argparse.Namespace) -> int:
     return session.ending.exit_code
 
 
+def _of_rank(output: Path, environment: Mapping[str, str]) -> Path:
+    """Each rank of a job that torchrun started writes a file of its own: run.rank1.trace."""
+    rank, world = environment.get("RANK", ""), environment.get("WORLD_SIZE", "")
+    if not (rank.isdecimal() and world.isdecimal() and int(world) > 1):
+        return output
+    return output.with_suffix(f".rank{rank}{output.suffix}")
+
+
 def _plan(target: Target, flags: Mapping[str, Any]) -> Plan:
     """The script's own defaults under the flags."""
     file = target.source_file()
@@ -137,6 +145,7 @@ def _plan(target: Target, flags: Mapping[str, Any]) -> Plan:
     table = metadata.table_of(script.read_text(file), name) if file is not None else {}
     chosen = {"output": Path(f"{target.stem}.trace").absolute(), **_defaults(table, name)}
     chosen.update({key: flags[key] for key in PARSERS if flags.get(key) is not None})
+    chosen["output"] = _of_rank(chosen["output"], os.environ)
     plan = Plan(target, **chosen)
     if plan.gpus is not None:
         say(

@@ -107,7 +107,7 @@ def balance_text(report: BalanceReport, checked: int, calls: int) -> str:
         how = f"to {report.worst:.0e}" if report.worst else "exactly"
         text = f"every sum adds up, {how}: {accounts}"
     if report.explained:
-        text += f"; {report.explained:,} changed by hooks of the script"
+        text += f"; {report.explained:,} changed by {printable(report.hooked[0].explanation)}"
     if report.unchecked:
         text += f"; {report.unchecked:,} could not be checked"
     if checked < calls:
