@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 from tracer.version import __version__
 
 if TYPE_CHECKING:
+    from tracer.devices import virtual_gpus
     from tracer.views.notebook import build
     from tracer.record.recorder import Recorder
     from tracer.tracefile import load
 
-__all__ = ["Recorder", "__version__", "build", "load"]
+__all__ = ["Recorder", "__version__", "build", "load", "virtual_gpus"]
 
 _HOMES = {
     "Recorder": "tracer.record.recorder",
     "build": "tracer.views.notebook",
     "load": "tracer.tracefile",
+    "virtual_gpus": "tracer.devices",
 }
 
 

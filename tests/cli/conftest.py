@@ -105,7 +105,7 @@ class Folder:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="surrogateescape",
-            preexec_fn=_listen_to_interrupts,
+            preexec_fn=_listen_to_interrupts,  # noqa: PLW1509 - started from one thread
         )
 
     def start_traced(self, *words: str) -> subprocess.Popen[str]:

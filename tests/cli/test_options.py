@@ -70,7 +70,7 @@ def test_no_command_shows_what_there_is(folder: Folder) -> None:
         (("trace",), "SCRIPT"),
         (("trace", "--steps", "3:1", "x.py"), "found '3:1', expected A:B"),
         (("trace", "--every", "0", "x.py"), "found '0', expected a whole number from 1 on"),
-        (("trace", "--gpus", "2", "x.py"), "gpus"),
+        (("trace", "--gpus", "0", "x.py"), "found '0', expected a whole number from 1 on"),
         (("trace", "missing.py"), "can't open file 'missing.py': [Errno 2]"),
         (("trace", "-m", "no_such_module"), "No module named 'no_such_module'"),
         (("trace", "-m", "json.no_such_part"), "No module named 'json.no_such_part'"),
@@ -202,13 +202,35 @@ def test_a_module_carries_its_own_defaults_too(folder: Folder) -> None:
     assert (folder.path / "chosen.trace").exists()
 
 
-def test_virtual_gpus_are_asked_for_in_vain_and_in_one_line(folder: Folder) -> None:
-    folder.write("script.py", "# /// script\n# [tool.tracer]\n# gpus = 2\n# ///\nprint('ran')")
+COUNTS_GPUS = """\
+# /// script
+# [tool.tracer]
+# gpus = 2
+# ///
+import torch
+print(torch.cuda.device_count(), torch.ones(2, device="cuda:1").device)
+"""
 
-    ended = folder.traced("script.py")
 
-    assert (ended.code, ended.out) == (0, "ran\n")
-    assert "asks for 2 virtual GPUs, which are not available in this version" in ended.err
+def test_a_script_asks_for_virtual_gpus_and_flags_win(folder: Folder) -> None:
+    folder.write("script.py", COUNTS_GPUS)
+
+    by_default, by_flag = folder.traced("script.py"), folder.traced("--gpus", "4", "script.py")
+
+    assert (by_default.code, by_default.out) == (0, "2 cuda:1\n")
+    assert (by_flag.code, by_flag.out) == (0, "4 cuda:1\n")
+
+
+def test_a_script_that_misses_cuda_fails_as_always_and_is_told_of_the_option(
+    folder: Folder,
+) -> None:
+    folder.write("script.py", "import torch\ntorch.ones(2).cuda()\n")
+
+    plain, traced = folder.python("script.py"), folder.traced("script.py")
+
+    assert (traced.code, traced.out) == (plain.code, plain.out) == (1, "")
+    assert traced.err.startswith(plain.err)
+    assert "the script needs CUDA: `--gpus N` runs it on N virtual devices" in traced.err
 
 
 def test_an_unknown_key_is_named_and_the_script_runs(folder: Folder) -> None:

@@ -31,6 +31,7 @@ from tracer.record.script import Ending, Target, TorchWatch
 from tracer.tracefile import TraceWriter
 
 if TYPE_CHECKING:
+    from tracer.devices import VirtualGpus
     from tracer.record.recorder import Recorder
 
 __all__ = ["Plan", "add_options", "run"]
@@ -57,6 +58,8 @@ class Plan:
     svg: bool = True
     depth: int | None = None
     gpus: int | None = None
+    gpus_insist: bool = False
+    """Whether the virtual ones were asked for by a flag, which wins over real ones."""
 
     @property
     def picture(self) -> Path:
@@ -99,6 +102,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth", type=option(parse_whole), metavar="N",
         help="unfold the picture to N levels of modules",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus", type=option(parse_count), metavar="N",
+        help="run it on N virtual CUDA devices (slow, with real values), for machines without any",
     )  # fmt: skip
     parser.add_argument(
         "--no-svg", dest="svg", action="store_false", default=None, help="draw nothing"
@@ -146,12 +153,7 @@ def _plan(target: Target, flags: Mapping[str, Any]) -> Plan:
     chosen = {"output": Path(f"{target.stem}.trace").absolute(), **_defaults(table, name)}
     chosen.update({key: flags[key] for key in PARSERS if flags.get(key) is not None})
     chosen["output"] = _of_rank(chosen["output"], os.environ)
-    plan = Plan(target, **chosen)
-    if plan.gpus is not None:
-        say(
-            f"{name} asks for {plan.gpus} virtual GPUs, which are not available in this version: "
-            "it runs on what this machine has"
-        )
+    plan = Plan(target, **chosen, gpus_insist=flags.get("gpus") is not None)
     return plan
 
 
@@ -181,7 +183,8 @@ class Session:
         self.ending = Ending("crashed", 1)
         self.failure = ""
         self._recorder: Recorder | None = None
-        self._watch = TorchWatch(self._record)
+        self._gpus: VirtualGpus | None = None
+        self._watch = TorchWatch(self._on_torch)
         self._process = os.getpid()
         self._started = time.time()
 
@@ -216,6 +219,30 @@ class Session:
         if self.ending.interrupted:
             _remember_interrupt()
 
+    def _on_torch(self) -> None:
+        """Torch has just been imported, and nothing of it used."""
+        self._start_gpus()
+        self._record()
+
+    def _start_gpus(self) -> None:
+        """Put virtual devices in place; without them the script meets what the machine has."""
+        if self.plan.gpus is None:
+            return
+        try:
+            # Imports torch, which must not happen before the script does it.
+            import torch
+
+            from tracer.devices import VirtualGpus
+
+            if torch.cuda.is_available() and not self.plan.gpus_insist:
+                return  # the script's own default is for machines that have none
+            gpus = VirtualGpus(self.plan.gpus, despite_real=True)
+            gpus.start()
+        except Exception as error:  # noqa: BLE001 - the script goes on without
+            say(f"no virtual GPUs: {type(error).__name__}: {error}")
+            return
+        self._gpus = gpus
+
     def _record(self) -> None:
         """Start recording; the script goes on without if that fails."""
         info = self.plan.info
@@ -244,6 +271,8 @@ class Session:
             self.failure = self._recorder.failure
         else:
             self._write_empty(self.ending.status, self.ending.exit_code)
+        if self._gpus is not None:
+            self._gpus.stop()
 
     def _write_empty(self, status: str = "running", exit_code: int | None = None) -> None:
         info = replace(self.plan.info, started=self._started, failure=self.failure)
@@ -255,6 +284,8 @@ class Session:
         from tracer.commands import report
 
         report.after_run(self.plan, self.failure)
+        if self.ending.misses_cuda and self.plan.gpus is None:
+            say("the script needs CUDA: `--gpus N` runs it on N virtual devices, with real values")
 
 
 def _remember_interrupt() -> None:

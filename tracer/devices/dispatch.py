@@ -10,7 +10,7 @@ says so to us, about a tensor of ours, we know better and keep it on its GPU; wh
 tensor behind our back, we let it meet virtual ones, see NOTE [Who made this CPU tensor].
 
 NOTE [Who made this CPU tensor]
-CUDA refuses operators whose tensors lie on several devices, and scripts are debugged by that. But a
+CUDA refuses operators whose tensors lie on several devices, and scripts rely on that. But a
 CPU tensor that meets a virtual one may have been made by C++ for itself (`at::arange(n,
 self.options())` inside `one_hot`). The two are told apart by reference counts: what a script can
 name is held by the script too, and what C++ has made is held by nobody else in Python. During a
@@ -19,9 +19,9 @@ backward nothing is refused, as the engine makes up zeros of its own.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,19 +33,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Operator", "know", "run"]
 
-MIXES = frozenset(
-    "copy_ copy _to_copy index _unsafe_index index_put index_put_ _unsafe_index_put "
-    "_index_put_impl_ _pack_padded_sequence _ctc_loss _ctc_loss_backward _use_cudnn_ctc_loss set_ "
-    "is_set_to _cudnn_rnn lstm gru rnn_tanh rnn_relu lift_fresh "
-    "_foreach_copy_ _fused_adam_ _fused_adamw_ _fused_sgd_ _fused_adagrad_ "
-    "_fill_mem_eff_dropout_mask_ _assert_async is_same_size tensor_split".split()
-)
+MIXES = frozenset((
+    "copy_", "copy", "_to_copy", "index", "_unsafe_index", "index_put", "index_put_",
+    "_unsafe_index_put", "_index_put_impl_", "_pack_padded_sequence", "_ctc_loss",
+    "_ctc_loss_backward", "_use_cudnn_ctc_loss", "set_", "is_set_to", "_cudnn_rnn", "lstm", "gru",
+    "rnn_tanh", "rnn_relu", "lift_fresh", "_foreach_copy_", "_fused_adam_", "_fused_adamw_",
+    "_fused_sgd_", "_fused_adagrad_", "_fill_mem_eff_dropout_mask_", "_assert_async",
+    "is_same_size", "tensor_split",
+))  # fmt: skip
 """Operators that CUDA lets have tensors on several devices: indices, lengths, sources."""
 
 RESHAPES = frozenset(["resize_", "set_", "resize_as_", "_resize_output_"])
 
 OWNED_BY_CPP = 4
-"""References to a tensor of which nobody in Python knows, as counted from `_is_scripts`."""
+"""References to a tensor of which no script knows: C++, the arguments, the loop, the counting."""
 
 
 class Operator:
@@ -95,7 +96,7 @@ def run(
     """Run an operator whose arguments hold virtual tensors, or that makes one from nothing."""
     operator = _known.get(overload) or know(overload)
     virtual: list[VirtualTensor] = []
-    strangers = False
+    strangers: list[torch.Tensor] = []
     values: list[Any] = []
     for argument in args:
         type_ = type(argument)
@@ -103,10 +104,12 @@ def run(
             virtual.append(argument)
             argument = argument._virtual_values
         elif type_ is list or type_ is tuple:
-            argument = _inside(kind, argument, virtual)
-            strangers = True
-        elif type_ is torch.Tensor or type_ is torch.nn.Parameter:
-            strangers = True
+            argument = _inside(kind, argument, virtual, strangers)
+        elif type_ is torch.Tensor:
+            if getrefcount(argument) > OWNED_BY_CPP:
+                strangers.append(argument)
+        elif type_ is torch.nn.Parameter:
+            strangers.append(argument)
         values.append(argument)
     named: dict[str, Any] = {}
     if kwargs:
@@ -115,11 +118,11 @@ def run(
                 virtual.append(argument)
                 argument = argument._virtual_values
             elif type(argument) in (list, tuple):
-                argument = _inside(kind, argument, virtual)
+                argument = _inside(kind, argument, virtual, strangers)
             named[name] = argument
     gpu = virtual[0]._gpu if virtual else None
     if (strangers or len(virtual) > 1) and not operator.mixes:
-        _check_devices(kind, args, virtual)
+        _check_devices(virtual, strangers)
     if operator.makes_device:
         gpu = _target(operator, gpu, named)
     if operator.takes_generator and (gpu or virtual):
@@ -130,49 +133,38 @@ def run(
         results = overload(*values, **named)
     if operator.renews:
         _renew(virtual, kind)
-    return _label(kind, operator, results, virtual, gpu)
+    return _label(kind, operator, results, args, virtual, gpu)
 
 
-def _inside(kind: type[VirtualTensor], items: Any, virtual: list[VirtualTensor]) -> Any:
-    """The values of the virtual tensors in a list, which are added to `virtual`."""
+def _inside(
+    kind: type[VirtualTensor],
+    items: Any,
+    virtual: list[VirtualTensor],
+    strangers: list[torch.Tensor],
+) -> Any:
+    """The values of the tensors in a list; virtual and strange ones are noted."""
     found = []
     for item in items:
         if type(item) is kind:
             virtual.append(item)
             item = item._virtual_values
+        elif type(item) is torch.Tensor and getrefcount(item) > OWNED_BY_CPP:
+            strangers.append(item)
         found.append(item)
     return found
 
 
-def _check_devices(
-    kind: type[VirtualTensor], args: tuple[Any, ...], virtual: list[VirtualTensor]
-) -> None:
-    """Refuse tensors of several devices as CUDA does: NOTE [Who made this CPU tensor]."""
+def _check_devices(virtual: list[VirtualTensor], strangers: list[torch.Tensor]) -> None:
+    """Refuse tensors of several devices, as CUDA does; numbers may lie anywhere."""
     if not virtual or torch._C._current_graph_task_id() != -1:
         return
     gpu = virtual[0]._gpu
     for other in virtual:
         if other._gpu is not gpu and other.dim():
             _refuse(gpu.device, other.device)
-    for argument in args:
-        if type(argument) is list or type(argument) is tuple:
-            for item in argument:
-                if _is_scripts(item):
-                    _refuse(gpu.device, CPU)
-        elif _is_scripts(argument):
+    for stranger in strangers:
+        if stranger.dim() and stranger.is_cpu:
             _refuse(gpu.device, CPU)
-
-
-def _is_scripts(argument: Any) -> bool:
-    """Whether this is a CPU tensor of the script, with dimensions: numbers may lie anywhere."""
-    if type(argument) is torch.nn.Parameter:
-        return argument.dim() > 0
-    if type(argument) is not torch.Tensor or argument.dim() == 0 or not argument.is_cpu:
-        return False
-    if sys.getrefcount(argument) > OWNED_BY_CPP + 2:
-        return True
-    base = argument._base
-    return type(base) is torch.nn.Parameter
 
 
 def _refuse(one: torch.device, other: torch.device) -> None:
@@ -203,15 +195,10 @@ def _target(operator: Operator, gpu: Gpu | None, named: dict[str, Any]) -> Gpu |
 
 
 def _choose_generator(gpu: Gpu, values: list[Any], named: dict[str, Any]) -> None:
-    """Draw from the GPU's own generator unless the script brings one, of this kind of device."""
-    generator = named.get("generator")
-    if generator is None:
-        if not any(isinstance(value, torch._C.Generator) for value in values):
-            named["generator"] = gpu.generator
-    elif generator.device.type != "cuda":
-        raise RuntimeError(
-            f"Expected a 'cuda' device type for generator but found '{generator.device.type}'"
-        )
+    """Draw from the GPU's own generator unless the script brings one."""
+    has_one = any(isinstance(value, torch._C.Generator) for value in values)
+    if named.get("generator") is None and not has_one:
+        named["generator"] = gpu.generator
 
 
 _seed_lock = threading.Lock()
@@ -246,6 +233,7 @@ def _label(
     kind: type[VirtualTensor],
     operator: Operator,
     results: Any,
+    args: tuple[Any, ...],
     virtual: list[VirtualTensor],
     gpu: Gpu | None,
 ) -> Any:
@@ -253,12 +241,12 @@ def _label(
     if gpu is None and not operator.is_mutable:
         return results
     if isinstance(results, torch.Tensor):
-        return _label_one(kind, operator, results, virtual, gpu)
+        return _label_one(kind, operator, results, args, virtual, gpu)
     if type(results) is tuple or type(results) is list:
         if operator.name == "_pack_padded_sequence":  # the batch sizes stay on the CPU
-            return (_label_one(kind, operator, results[0], virtual, gpu), results[1])
+            return (_label_one(kind, operator, results[0], args, virtual, gpu), results[1])
         return type(results)(
-            _label_one(kind, operator, item, virtual, gpu)
+            _label_one(kind, operator, item, args, virtual, gpu)
             if isinstance(item, torch.Tensor)
             else item
             for item in results
@@ -270,6 +258,7 @@ def _label_one(
     kind: type[VirtualTensor],
     operator: Operator,
     values: torch.Tensor,
+    args: tuple[Any, ...],
     virtual: list[VirtualTensor],
     gpu: Gpu | None,
 ) -> torch.Tensor:
@@ -277,6 +266,8 @@ def _label_one(
         for tensor in virtual:
             if tensor._virtual_values is values:
                 return tensor
+        if any(argument is values for argument in args):
+            return values  # a CPU tensor, changed in place by a virtual one
     if gpu is None:
         return values
     if operator.is_view and virtual:

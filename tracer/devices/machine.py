@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["CPU", "Allocation", "Gpu", "Machine", "machine"]
+__all__ = ["CPU", "TOTAL_MEMORY", "Allocation", "Gpu", "Machine", "is_running", "machine", "run"]
 
 CPU = torch.device("cpu")
 
 TOTAL_MEMORY = 16 << 30
 """What every virtual GPU says it has. Nothing keeps a script from using more."""
+
+
+InvalidDevice: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
 
 
 class Gpu:
@@ -36,6 +39,8 @@ class Gpu:
 class Allocation:
     """The memory that a tensor and its views share; counted on its GPU for as long as it lives."""
 
+    # Replicas count from several threads. No lock: CPython changes threads only at calls and at
+    # jumps backward, of which there are none between reading a counter and writing it.
     __slots__ = ("_bytes", "_gpu")
 
     def __init__(self, gpu: Gpu, bytes: int) -> None:
@@ -95,7 +100,7 @@ class Machine:
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self.gpus):
-            raise torch.AcceleratorError(
+            raise InvalidDevice(
                 "CUDA error: invalid device ordinal\n"
                 f"GPU {index} was asked for; there are {len(self.gpus)} virtual GPUs."
             )

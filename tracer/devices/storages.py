@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from tracer.devices.attributes import Attributes
+from tracer.devices.machine import machine
 
 __all__ = ["install", "is_marked_pinned", "mark", "mark_pinned"]
 
 DEVICE = "_virtual_device"
 PINNED = "_virtually_pinned"
 
+_storage_to = torch.UntypedStorage.to
 _device_of = torch.UntypedStorage.device.__get__
 
 
@@ -37,10 +39,26 @@ def _device(storage: Any) -> torch.device:
     return marked if marked is not None else _device_of(storage)
 
 
+def _to(storage: Any, *, device: Any, non_blocking: bool = False) -> Any:
+    """Copied to a device, unless it is there; C++ makes storages of its own devices only."""
+    gpu = machine().find(device)
+    if gpu is None:
+        return _storage_to(storage, device=torch.device(device), non_blocking=non_blocking)
+    if storage.device == gpu.device:
+        return storage
+    moved = torch.empty(storage.nbytes(), dtype=torch.uint8, device=gpu.device).untyped_storage()
+    return moved.copy_(storage, non_blocking)
+
+
+def _cuda(storage: Any, device: Any = None, non_blocking: bool = False) -> Any:
+    return _to(storage, device=machine().gpu(device).device, non_blocking=non_blocking)
+
+
 def install(attributes: Attributes) -> None:
-    """With its device told, `torch.save` and `torch.load` need nothing else: they ask for it,
-    copy through `storage.cpu()` and `torch.empty(..., device=...)`, and both are ours already."""
+    """With its device told and its moves made, torch's own saving and loading need nothing else."""
     attributes.put(torch.UntypedStorage, "device", property(_device))
+    attributes.put(torch.UntypedStorage, "to", _to)
+    attributes.put(torch.UntypedStorage, "cuda", _cuda)
     attributes.put(
         torch.UntypedStorage,
         "is_pinned",

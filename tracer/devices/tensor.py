@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 import torch._tensor_str
 import torch._utils
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from tracer.devices.dispatch import run
 from tracer.devices.machine import CPU, Allocation, Gpu, is_running, machine
 from tracer.devices.storages import mark
 
-__all__ = ["HOME", "VirtualTensor", "move", "move_as_asked", "send_home"]
+__all__ = ["HOME", "LAZY_HOME", "VirtualTensor", "move", "move_as_asked", "send_home", "set_data"]
 
 HOME = "tracer_home"
 """Where a ToCopyBackward0 notes, in its metadata, the device that its gradient goes home to."""
@@ -24,6 +25,9 @@ _to = torch.Tensor.to
 _set_data = torch._C.TensorBase.data.__set__  # type: ignore[attr-defined]
 _get_data = torch._C.TensorBase.data.__get__  # type: ignore[attr-defined]
 _to_copy = torch.ops.aten._to_copy.default
+
+LAZY_HOME = "_virtual_home"
+"""Where a parameter without a shape yet notes the device that it is to be made on."""
 
 OWN = ("_virtual_values", "_gpu", "_allocation", "_is_param")
 
@@ -39,10 +43,10 @@ class VirtualTensor(torch.Tensor):
     _gpu: Gpu
     _allocation: Allocation
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return run(VirtualTensor, func, args, kwargs)
@@ -98,13 +102,13 @@ class VirtualTensor(torch.Tensor):
 
     # Where it goes. Its own methods, so that it finds its way after the GPUs have ended.
 
-    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return move_as_asked(self, *args, **kwargs)
 
     def cpu(self, memory_format: torch.memory_format = torch.preserve_format) -> torch.Tensor:
         return move(self, CPU, memory_format=memory_format)
 
-    def cuda(  # type: ignore[override]
+    def cuda(
         self,
         device: Any = None,
         non_blocking: bool = False,
@@ -115,7 +119,7 @@ class VirtualTensor(torch.Tensor):
     # Its values.
 
     def tolist(self) -> Any:
-        return self.detach()._virtual_values.tolist()  # type: ignore[attr-defined]
+        return self._virtual_values.tolist()
 
     def numpy(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
@@ -127,7 +131,7 @@ class VirtualTensor(torch.Tensor):
         self.numpy()
 
     @property
-    def data(self) -> torch.Tensor:  # type: ignore[override]
+    def data(self) -> torch.Tensor:
         data: torch.Tensor = _get_data(self)
         return data
 
@@ -137,13 +141,16 @@ class VirtualTensor(torch.Tensor):
 
     # New tensors beside it.
 
-    def new(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        device = kwargs.get("device") or self.device
-        if not args or isinstance(args[0], int | torch.Size):
-            return torch.empty(*(args or (0,)), dtype=self.dtype, device=device)
-        return torch.tensor(args[0], dtype=self.dtype, device=device)
+    def new(  # type: ignore[override]
+        self, *args: Any, device: Any = None
+    ) -> torch.Tensor:
+        gpu = self._gpu if device is None else machine().gpu(device)
+        values = (a._virtual_values if isinstance(a, VirtualTensor) else a for a in args)
+        return VirtualTensor.wrap(self._virtual_values.new(*values).clone(), gpu)
 
-    def new_tensor(self, data: Any, **kwargs: Any) -> torch.Tensor:
+    def new_tensor(  # type: ignore[override]
+        self, data: Any, **kwargs: Any
+    ) -> torch.Tensor:
         kwargs["dtype"] = kwargs.get("dtype") or self.dtype
         kwargs["device"] = self.device if kwargs.get("device") is None else kwargs["device"]
         return torch.tensor(data, **kwargs)
@@ -151,13 +158,13 @@ class VirtualTensor(torch.Tensor):
     # Its memory, its copies, its looks.
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        return mark(self.detach()._virtual_values.untyped_storage(), self.device)  # type: ignore[attr-defined]
+        return mark(self._virtual_values.untyped_storage(), self.device)
 
     def storage(self) -> Any:
         return self._typed_storage()
 
     def _typed_storage(self) -> Any:
-        return torch.TypedStorage(
+        return torch.TypedStorage(  # type: ignore[no-untyped-call]
             wrap_storage=self.untyped_storage(), dtype=self.dtype, _internal=True
         )
 
@@ -169,11 +176,11 @@ class VirtualTensor(torch.Tensor):
                 "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
                 "protocol at the moment."
             )
-        copied = VirtualTensor.wrap(self.detach()._virtual_values.clone(), self._gpu)  # type: ignore[attr-defined]
+        copied = VirtualTensor.wrap(self._virtual_values.clone(), self._gpu)
         copied.__dict__.update(self._state())
         copied.requires_grad_(self.requires_grad)
         if getattr(self, "_is_param", False):
-            copied._is_param = True  # type: ignore[attr-defined]
+            copied._is_param = True
         memo[id(self)] = copied
         if self.grad is not None:
             copied.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
@@ -189,11 +196,11 @@ class VirtualTensor(torch.Tensor):
         if getattr(self, "_is_param", False):
             data = self.detach()
             if state:
-                parts = (data, self.requires_grad, OrderedDict(), state)
+                parts: tuple[Any, ...] = (data, self.requires_grad, OrderedDict(), state)
                 return torch._utils._rebuild_parameter_with_state, parts
             return torch._utils._rebuild_parameter, (data, self.requires_grad, OrderedDict())
-        values: torch.Tensor = self.detach()._virtual_values  # type: ignore[attr-defined]
-        arguments = (
+        values: torch.Tensor = self._virtual_values
+        arguments: tuple[Any, ...] = (
             self._typed_storage(), values.storage_offset(), tuple(values.size()), values.stride(),
             self.requires_grad, OrderedDict(),
         )  # fmt: skip
@@ -202,11 +209,20 @@ class VirtualTensor(torch.Tensor):
             return torch._tensor._rebuild_from_type_v2, (rebuild, torch.Tensor, arguments, state)
         return rebuild, arguments
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __format__(self, spec: str) -> str:
+        if self.dim() == 0:
+            return self._virtual_values.item().__format__(spec)
+        return object.__format__(self, spec)
+
+    def __repr__(  # type: ignore[override]
+        self, *, tensor_contents: Any = None
+    ) -> str:
         # Torch writes the name of a subclass, `Tensor`, where it writes `tensor` for its own.
         text: str = torch._tensor_str._str(self, tensor_contents=tensor_contents)  # type: ignore[no-untyped-call]
-        is_parameter = getattr(self, "_is_param", False)
-        return f"{'Parameter containing:\n' if is_parameter else ''}t{text[1:]}"
+        if getattr(self, "_is_param", False):
+            text = text.removeprefix("Parameter(").removesuffix(")")
+            return f"Parameter containing:\nt{text[1:]}"
+        return f"t{text[1:]}"
 
 
 VirtualTensor.__name__ = VirtualTensor.__qualname__ = "Tensor"
@@ -220,12 +236,41 @@ def set_data(tensor: torch.Tensor, new: torch.Tensor) -> None:
         _set_data(tensor, new)
         tensor._virtual_values, tensor._allocation = new._virtual_values, new._allocation
     elif isinstance(tensor, VirtualTensor) or isinstance(new, VirtualTensor):
-        other = new.detach().requires_grad_(tensor.requires_grad)
-        if isinstance(tensor, torch.nn.Parameter):
-            other = torch.nn.Parameter(other, tensor.requires_grad)
-        torch.utils.swap_tensors(tensor, other)  # type: ignore[no-untyped-call]
+        _change_kind(tensor, new)
     else:
         _set_data(tensor, new)
+
+
+def _change_kind(tensor: torch.Tensor, new: torch.Tensor) -> None:
+    """Put a tensor of the other kind in the place of one; its gradient and hooks come along."""
+    if isinstance(tensor, UninitializedTensorMixin):
+        tensor.__dict__[LAZY_HOME] = new.device  # no values yet: they are made there
+        return
+    gradient, hooks = tensor.grad, tensor._backward_hooks
+    after = getattr(tensor, "_post_accumulate_grad_hooks", None)
+    other = new.detach().requires_grad_(tensor.requires_grad)
+    if isinstance(tensor, torch.nn.Parameter):
+        other = torch.nn.Parameter(other, tensor.requires_grad)
+    state = {name: value for name, value in tensor.__dict__.items() if name not in OWN}
+    swap(tensor, other)
+    tensor.__dict__.update(state)
+    if gradient is not None:
+        tensor.grad = move(gradient.detach(), tensor.device)
+    if hooks is not None:
+        tensor._backward_hooks = hooks
+    if after is not None:
+        tensor._post_accumulate_grad_hooks = after
+
+
+def swap(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Let two Python objects stand for one another's tensors.
+
+    As `torch.utils.swap_tensors`, but weak references and older graphs are no reason to refuse:
+    on CUDA, where `.data` is simply replaced, they are none.
+    """
+    one.__class__, other.__class__ = other.__class__, one.__class__
+    one.__dict__, other.__dict__ = other.__dict__, one.__dict__
+    torch._C._swap_tensor_impl(one, other)
 
 
 # NOTE [The way home]
@@ -250,14 +295,14 @@ def move(
     if here is None and there is None:
         return _to(tensor, device, dtype, copy=copy, memory_format=memory_format)
     if there is not None and (tensor.layout is not torch.strided or tensor.is_quantized):
-        values = tensor.detach() if here is None else tensor.detach()._virtual_values  # type: ignore[attr-defined]
+        values = tensor._virtual_values if isinstance(tensor, VirtualTensor) else tensor.detach()
         return VirtualTensor.wrap(values.clone(), there)
     if there is not None:
         device = there.device
     home = tensor.device
     moved: torch.Tensor = _to_copy(tensor, dtype=dtype, device=device, memory_format=memory_format)
     if moved.grad_fn is not None:
-        moved.grad_fn.metadata[HOME] = home
+        moved.grad_fn.metadata[HOME] = home  # type: ignore[index]
     return moved
 
 
@@ -302,7 +347,7 @@ def send_home(
     """aten::to.dtype_layout: NOTE [The way home]."""
     if torch._C._current_graph_task_id() != -1:
         node = torch._C._current_autograd_node()
-        home = None if node is None else node.metadata.get(HOME)
+        home = None if node is None else node.metadata.get(HOME)  # type: ignore[attr-defined]
         if home is not None:
             return move(tensor, home, dtype)
     is_virtual = isinstance(tensor, VirtualTensor)
@@ -321,13 +366,10 @@ def send_home(
     )
     if stays:
         return tensor
-    if is_virtual and device != tensor.device:
+    if device is not None and device != tensor.device and (is_virtual or device.type == "cuda"):
         return move(tensor, device, dtype, copy, memory_format or torch.preserve_format)
     given: dict[str, Any] = {"dtype": dtype, "layout": layout, "memory_format": memory_format}
     moved: torch.Tensor = _to_copy(
         tensor, device=device, pin_memory=pin_memory, non_blocking=non_blocking, **given
     )
     return moved
-
-
-Kernel = Callable[..., Any]

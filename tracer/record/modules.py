@@ -207,12 +207,18 @@ def _modules_around(frame: FrameType | None) -> Iterator[nn.Module]:
 
 
 def _replica_number(root: nn.Module) -> int | None:
-    """The number of a copy that DataParallel made, by its device; None for an original."""
+    """The number of a copy that DataParallel made, by its device; None for an original.
+
+    A replica holds no parameters, but remembers under which names it held them.
+    """
     if not getattr(root, "_is_replica", False):
         return None
-    for parameter in root.__dict__.get("_former_parameters", {}).values():
-        return int(parameter.device.index or 0)
-    return 0
+    for module in root.modules():
+        held = (*vars(module).get("_former_parameters", {}).values(), *module.buffers(False))
+        for tensor in held:
+            if isinstance(tensor, torch.Tensor):
+                return int(tensor.device.index or 0)
+    return None
 
 
 def _named_values(frame: FrameType) -> Iterator[tuple[str, Any]]:

@@ -28,6 +28,15 @@ OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OWN_SHIM = os.path.join(os.path.dirname(OWN_FOLDER), "cli.py")
 
 
+CUDA_IS_MISSING = (
+    "Torch not compiled with CUDA enabled",
+    "Found no NVIDIA driver on your system",
+    "No CUDA GPUs are available",
+    "Attempting to deserialize object on a CUDA device but torch.cuda.is_available() is False",
+)
+"""What torch says to a script that needs a GPU on a machine without one."""
+
+
 @dataclass(frozen=True)
 class Target:
     """What to run: a script, a folder or archive with a `__main__.py`, or a module (`-m`)."""
@@ -101,11 +110,15 @@ def _inside(package: ModuleSpec | None, name: str) -> ModuleSpec | None:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a script ended: `status` as in `RunInfo`, the exit code, whether Ctrl-C ended it."""
+    """How a script ended: `status` as in `RunInfo`, the exit code, whether Ctrl-C ended it.
+
+    `misses_cuda`: an exception ended it that torch raises where there is no GPU.
+    """
 
     status: str
     exit_code: int
     interrupted: bool = False
+    misses_cuda: bool = False
 
 
 def run(target: Target) -> Ending:
@@ -228,7 +241,8 @@ def _end(error: BaseException) -> Ending:
     hide_tracer(error)
     code = _show(error)
     interrupted = isinstance(error, KeyboardInterrupt)
-    return Ending("crashed", 130 if interrupted else code, interrupted)
+    misses_cuda = any(text in str(error) for text in CUDA_IS_MISSING)
+    return Ending("crashed", 130 if interrupted else code, interrupted, misses_cuda)
 
 
 def _exit_code(error: SystemExit) -> int:
