@@ -136,6 +136,8 @@ def test_operators_refuse_tensors_of_several_devices() -> None:
         lambda: there + cpu,
         lambda: there.add_(torch.ones(2)),
         lambda: F.linear(torch.ones(2, 2), torch.ones(2, 2, device=ONE)),
+        lambda: F.linear(torch.ones(1, 2, device=ONE), torch.ones(2, 2)),
+        lambda: torch.nn.Linear(2, 2, bias=False)(torch.ones(1, 2, device=ONE)),
         lambda: torch.cat([here, there]),
         lambda: torch.nn.Linear(2, 2).cuda()(torch.ones(1, 2)),
         lambda: torch.nn.Linear(2, 2)(torch.ones(1, 2, device=ONE)),

@@ -10,8 +10,8 @@ says so to us, about a tensor of ours, we know better and keep it on its GPU; wh
 tensor behind our back, we let it meet virtual ones, see NOTE [Who made this CPU tensor].
 
 NOTE [Who made this CPU tensor]
-CUDA refuses operators whose tensors lie on several devices, and scripts rely on that. But a
-CPU tensor that meets a virtual one may have been made by C++ for itself (`at::arange(n,
+CUDA refuses operators whose tensors lie on several devices, and scripts rely on that. But a CPU
+tensor that meets a virtual one may have been made by C++ for itself (`at::arange(n,
 self.options())` inside `one_hot`). The two are told apart by reference counts: what a script can
 name is held by the script too, and what C++ has made is held by nobody else in Python. During a
 backward nothing is refused, as the engine makes up zeros of its own.
@@ -46,7 +46,10 @@ MIXES = frozenset((
 RESHAPES = frozenset(["resize_", "set_", "resize_as_", "_resize_output_"])
 
 OWNED_BY_CPP = 4
-"""References to a tensor of which no script knows: C++, the arguments, the loop, the counting."""
+"""References to a tensor of which no script knows: C++, the arguments, the loop, the counting.
+
+A Python that counts fewer makes us refuse less, never too much.
+"""
 
 
 class Operator:
@@ -60,6 +63,7 @@ class Operator:
     def __init__(self, overload: Any) -> None:
         schema, tags = overload._schema, overload.tags
         names = {argument.name for argument in schema.arguments}
+        writes_out = any(argument.is_out for argument in schema.arguments)
         aliases = [r.alias_info for r in schema.returns if r.alias_info is not None]
         self.name: str = schema.name.partition("::")[2]
         self.is_view = any(not alias.is_write for alias in aliases)
@@ -70,7 +74,7 @@ class Operator:
         self.is_random = torch.Tag.nondeterministic_seeded in tags and not self.takes_generator
         self.mixes = self.name in MIXES
         # Changes the shape or strides of what it is given, of which C++ must be told.
-        self.renews = torch.Tag.inplace_view in tags or self.name in RESHAPES or "out" in names
+        self.renews = torch.Tag.inplace_view in tags or self.name in RESHAPES or writes_out
         self.returns_input = self.is_mutable or not torch._C._dispatch_has_kernel_for_dispatch_key(
             overload.name(), "CPU"
         )
@@ -106,7 +110,7 @@ def run(
         elif type_ is list or type_ is tuple:
             argument = _inside(kind, argument, virtual, strangers)
         elif type_ is torch.Tensor:
-            if getrefcount(argument) > OWNED_BY_CPP:
+            if getrefcount(argument) > OWNED_BY_CPP or _is_view_of_scripts(argument):
                 strangers.append(argument)
         elif type_ is torch.nn.Parameter:
             strangers.append(argument)
@@ -132,7 +136,7 @@ def run(
     else:
         results = overload(*values, **named)
     if operator.renews:
-        _renew(virtual, kind)
+        _renew(virtual)
     return _label(kind, operator, results, args, virtual, gpu)
 
 
@@ -152,6 +156,14 @@ def _inside(
             strangers.append(item)
         found.append(item)
     return found
+
+
+def _is_view_of_scripts(tensor: torch.Tensor) -> bool:
+    """Whether C++ made it as a view of what a script holds, as `linear` does of its weight."""
+    base = tensor._base
+    if base is None:
+        return False
+    return type(base) is torch.nn.Parameter or getrefcount(base) >= OWNED_BY_CPP
 
 
 def _check_devices(virtual: list[VirtualTensor], strangers: list[torch.Tensor]) -> None:
@@ -217,7 +229,7 @@ def _with_seed_of(gpu: Gpu, overload: Callable[..., Any], values: Any, named: An
             default.set_state(before)
 
 
-def _renew(virtual: list[VirtualTensor], kind: type[VirtualTensor]) -> None:
+def _renew(virtual: list[VirtualTensor]) -> None:
     """Tell C++ of new shapes: what it holds is a tensor of its own over the same memory."""
     for tensor in virtual:
         values = tensor._virtual_values

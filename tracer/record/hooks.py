@@ -227,7 +227,13 @@ def _identity(tensor: torch.Tensor) -> tuple[int, ...]:
     Contiguous ones count their elements alike in every shape, so that a view that passes on what
     it received is not measured again. The version tells in-place changes.
     """
-    if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
+    if type(tensor) is not torch.Tensor:
+        inside = getattr(tensor, "_virtual_values", None)  # on a virtual GPU: tracer.devices
+        if inside is None:
+            return ()
+        same = _identity(inside)
+        return (*same, tensor._version) if same else ()
+    if tensor.layout is not torch.strided:
         return ()
     if is_transformed(tensor) or tensor.is_nested:
         return ()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction
 
-from tracer.record.measure import is_transformed
+from tracer.record.measure import plain
 
 __all__ = ["TENSOR_HOOKS", "NodeKind", "Saved", "hooks_before", "kind_of", "saved_of"]
 
@@ -152,14 +152,13 @@ def _single(node: Any, attribute: str) -> float | torch.Tensor | None:
         tensor = getattr(node, attribute)
     except RuntimeError:
         return None
-    if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+    if tensor is None or tensor.numel() != 1 or tensor.is_complex():
         return None
-    if tensor.numel() != 1 or tensor.is_complex() or tensor.is_meta:
+    tensor = plain(tensor)
+    if tensor is None or tensor.layout is not torch.strided:
         return None
-    if is_transformed(tensor):
-        return None
-    detached = tensor.detach().reshape(())
-    return float(detached.item()) if detached.is_cpu else detached.clone()
+    number = tensor.reshape(())
+    return float(number.item()) if number.is_cpu else number.clone()
 
 
 def _is_absent(node: Any, attribute: str) -> bool:

@@ -150,7 +150,7 @@ class Sources:
 
     def lines(self, frame: FrameType | None) -> list[FrameType]:
         """The frames of the user, innermost first, no further out than where the script began."""
-        frames = []
+        frames: list[FrameType] = []
         while frame is not None and len(frames) < KEPT_LINES:
             kind = self.kind(frame.f_code)
             if kind == USER:
