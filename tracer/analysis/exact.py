@@ -17,6 +17,7 @@ __all__ = [
     "product",
     "proportion",
     "rounding",
+    "said",
     "terms",
     "tidy",
     "total",
@@ -91,6 +92,19 @@ def is_same(a: Exact | None, b: Exact | None, error: float = 2e-6) -> bool:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     return math.isclose(float(a), float(b), rel_tol=error, abs_tol=0.0)
+
+
+def said(value: Exact | None) -> str:
+    """A factor as a person would write it: 1/8, 3, 1/65536, 0.3162; "?" for an unknown one."""
+    if value is None:
+        return "?"
+    if isinstance(value, Fraction):
+        short = value.numerator == 1 or value.numerator < 1000 > value.denominator
+        if value.denominator == 1 and abs(value) < 10**9:
+            return str(value.numerator)
+        if short or abs(value.numerator) == 1 or value.numerator * value.denominator < 10**6:
+            return str(value)
+    return f"{float(value):.4g}"
 
 
 def is_zero(measurement: Measurement) -> bool:

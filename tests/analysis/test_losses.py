@@ -1,0 +1,144 @@
+"""Losses of all kinds, and what their items weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.analysis.recorded import explain, totals, weights
+from tests.analysis.scripts import EIGHTH, Line, data, train, verdicts
+
+# Losses.
+
+
+def classify(**options: object) -> Callable[[], None]:
+    def script() -> None:
+        model = nn.Linear(3, 4).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x = torch.randn(6, 3, dtype=torch.float64)
+        y = torch.tensor([0, 1, 2, 3, 0, 1])
+        if "ignored" in options:
+            y[:2] = -100
+        kept = {k: v for k, v in options.items() if k != "ignored"}
+        F.cross_entropy(model(x), y, **kept).backward()
+        optimizer.step()
+
+    return script
+
+
+def test_ignored_targets_do_not_count(tmp_path: Path) -> None:
+    found = explain(classify(ignored=True), tmp_path, "weight")
+
+    assert weights(found) == [(4, Fraction(1, 4))]
+    assert found.ledger.rows[0].masked == 2
+    assert found.verdict.words == "the mean over all 4 items"
+
+
+def test_all_targets_ignored(tmp_path: Path) -> None:
+    def script() -> None:
+        model = nn.Linear(3, 4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        F.cross_entropy(model(torch.randn(6, 3)), torch.full((6,), -100)).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path, "weight")
+
+    assert [weight for _, weight in weights(found)] == [None]
+
+
+def test_a_weighted_mean_says_so(tmp_path: Path) -> None:
+    class_weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    found = explain(classify(weight=class_weights), tmp_path, "weight")
+
+    assert verdicts(found, "items") == ["weighted mean"]
+    assert totals(found) == [1]
+    (row,) = found.ledger.rows
+    assert row.weight == Fraction(1, 13)
+    assert row.largest == pytest.approx(4 / 13)
+
+
+def test_a_masked_loss_divided_by_what_it_kept(tmp_path: Path) -> None:
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 1, 1, 0], dtype=torch.float64)[:, None]
+    found = explain(
+        train(8, loss=lambda p, y: ((p - y).square() * mask).sum() / mask.sum()), tmp_path
+    )
+
+    assert weights(found) == [(5, Fraction(1, 5))]
+    assert found.ledger.rows[0].masked == 3
+    assert found.verdict.words == "the mean over all 5 items"
+
+
+def test_a_masked_loss_divided_by_everything(tmp_path: Path) -> None:
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 1, 1, 0], dtype=torch.float64)[:, None]
+    found = explain(train(8, loss=lambda p, y: ((p - y).square() * mask).mean()), tmp_path)
+
+    assert weights(found) == [(5, EIGHTH)]
+    assert totals(found) == [Fraction(5, 8)]
+
+
+def test_weights_of_the_user_belong_to_the_item(tmp_path: Path) -> None:
+    mine = torch.rand(8, 1, dtype=torch.float64)
+    found = explain(train(8, loss=lambda p, y: ((p - y).square() * mine).mean()), tmp_path)
+
+    assert weights(found) == [(8, EIGHTH)]
+
+
+def test_terms_have_their_own_weights(tmp_path: Path) -> None:
+    def loss(p: Tensor, y: Tensor) -> Tensor:
+        first = F.mse_loss(p, y)
+        second = F.l1_loss(p, y, reduction="sum")
+        return first + 0.05 * second
+
+    found = explain(train(8, loss=loss), tmp_path)
+
+    assert sorted(weights(found)) == [(8, Fraction(1, 20)), (8, EIGHTH)]
+
+
+def test_a_loss_that_is_used_twice_counts_twice(tmp_path: Path) -> None:
+    def loss(p: Tensor, y: Tensor) -> Tensor:
+        single = F.mse_loss(p, y)
+        return single + single
+
+    assert weights(explain(train(8, loss=loss), tmp_path)) == [(8, Fraction(1, 4))]
+
+
+def test_an_average_inside_the_network_is_none_of_the_loss(tmp_path: Path) -> None:
+    def script() -> None:
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.randn(4, 1, 5, 5)).sum().backward()
+        optimizer.step()
+
+    assert weights(explain(script, tmp_path, "0.weight")) == [(8, 1)]
+
+
+def test_a_loss_inside_the_model(tmp_path: Path) -> None:
+    class WithLoss(Line):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return F.mse_loss(super().forward(x), y)
+
+    def script() -> None:
+        model = WithLoss()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        (model(*data(8)) / 2).backward()
+        optimizer.step()
+
+    assert weights(explain(script, tmp_path)) == [(8, Fraction(1, 16))]
+
+
+def test_a_root_mean_square_is_measured(tmp_path: Path) -> None:
+    found = explain(train(8, loss=lambda p, y: F.mse_loss(p, y).sqrt()), tmp_path)
+    torch.manual_seed(0)
+    model = Line()
+    x, y = data(8)
+    size = F.mse_loss(model(x), y).sqrt().item()
+
+    ((items, weight),) = weights(found)
+    assert items == 8
+    assert float(weight) == pytest.approx(1 / (2 * size) / 8, rel=1e-6)

@@ -1,0 +1,111 @@
+"""What all of a buffer's gradient passes: the nodes on every path from the roots to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.analysis.callfacts import CallFacts, Sent
+from tracer.semantics.effects import Exact, Nothing
+
+__all__ = ["Link", "chain_of", "dominators"]
+
+START = -1
+
+
+@dataclass(frozen=True)
+class Link:
+    """One node that the whole gradient passes.
+
+    `norm` is that of what it received. `effect` says what it did on the way to the next link, where
+    one edge leads there, `factor` by how much; `branches` is how many edges left it for the buffer.
+    """
+
+    node: int
+    name: str
+    called: str
+    source: int | None
+    module: int | None
+    norm: float | None
+    effect: str = ""
+    kind: str = ""
+    factor: Exact | None = None
+    fan_in: int = 1
+    branches: int = 1
+    hooks: int = 0
+
+
+def dominators(facts: CallFacts) -> dict[int, int]:
+    """The nearest node that every path from the roots to a node passes; START above the roots.
+
+    The graph has no cycles, so one pass in the order of the flow is enough: the dominator is where
+    the paths of all senders last had a node in common.
+    """
+    nearest: dict[int, int] = {}
+    depth: dict[int, int] = {START: 0}
+    for node in facts.order:
+        senders = [sent.edge.sender for sent in facts.arriving.get(node, ())]
+        if node in facts.roots_at:
+            senders.append(START)
+        common = senders[0]
+        for sender in senders[1:]:
+            common = _meeting(common, sender, nearest, depth)
+        nearest[node] = common
+        depth[node] = depth[common] + 1
+    return nearest
+
+
+def _meeting(a: int, b: int, nearest: dict[int, int], depth: dict[int, int]) -> int:
+    while a != b:
+        if depth[a] < depth[b]:
+            a, b = b, a
+        a = nearest[a]
+    return a
+
+
+def chain_of(facts: CallFacts, node: int) -> list[Link]:
+    """The links from the roots to a node, outermost first."""
+    nearest = dominators(facts)
+    if node not in nearest:
+        return []
+    path = [node]
+    while nearest[path[-1]] != START:
+        path.append(nearest[path[-1]])
+    above = _above(facts, node)
+    return [_link(facts, place, above) for place in reversed(path)]
+
+
+def _above(facts: CallFacts, node: int) -> set[int]:
+    """The nodes from which a gradient reaches this one."""
+    seen, stack = {node}, [node]
+    while stack:
+        for sent in facts.arriving.get(stack.pop(), ()):
+            if sent.edge.sender not in seen:
+                seen.add(sent.edge.sender)
+                stack.append(sent.edge.sender)
+    return seen
+
+
+def _link(facts: CallFacts, index: int, above: set[int]) -> Link:
+    node = facts.node(index)
+    leaving = [
+        sent
+        for sent in facts.leaving.get(index, ())
+        if sent.edge.receiver in above and not isinstance(facts.effect(sent), Nothing)
+    ]
+    effect = facts.effect(leaving[0]) if leaving and _alike(facts, leaving) else None
+    arriving = len(facts.arriving.get(index, ())) + len(facts.roots_at.get(index, ()))
+    return Link(
+        index, node.name, node.called or node.custom.rpartition(".")[2], node.source, node.module,
+        _norm(facts, index), effect.words if effect else "", effect.kind if effect else "",
+        effect.factor if effect else None, arriving, len(leaving),
+        sum(facts.state(index).hooks),
+    )  # fmt: skip
+
+
+def _alike(facts: CallFacts, leaving: list[Sent]) -> bool:
+    return len({facts.effect(sent) for sent in leaving}) == 1
+
+
+def _norm(facts: CallFacts, node: int) -> float | None:
+    known = [t.measured.norm for t in facts.received.get(node, {}).values() if t.measured]
+    return sum(norm * norm for norm in known) ** 0.5 if known else None

@@ -1,0 +1,237 @@
+"""Why a gradient has the size it has: the whole answer for one parameter, or for a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tracer.analysis.balance import BalanceReport, check_balance
+from tracer.analysis.chain import Link, chain_of
+from tracer.analysis.exact import product, rounding, terms
+from tracer.analysis.ledger import Books, Ledger, steps_of
+from tracer.analysis.verdicts import Verdict, verdict_of
+from tracer.errors import NothingRecorded, UnknownName
+from tracer.events import Step
+from tracer.graph.names import Names, matching
+from tracer.tracefile import Trace
+
+__all__ = ["Explainer", "Explanation", "Group", "Optimizer", "Overview"]
+
+ADAPTIVE = (
+    "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SparseAdam", "Adagrad", "Adadelta", "RMSprop",
+    "Adafactor", "Rprop", "Muon", "Lion",
+)  # fmt: skip
+"""Optimizers that divide by the gradient's own size, or take its sign only."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How a step turns a gradient into an update, as far as plain options say.
+
+    `lr` is None where there is no such number. `is_adaptive`: a constant factor cancels.
+    """
+
+    kind: str
+    lr: float | None
+    options: dict[str, Any]
+    is_adaptive: bool
+    is_linear: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One parameter at one step.
+
+    `balance` is how far the contributions, with all factors, are from what was consumed, relative
+    to their norms; None where a factor is not known. `chain` is that of the last call.
+    """
+
+    name: str
+    ledger: Ledger
+    verdict: Verdict
+    optimizer: Optimizer | None
+    balance: float | None
+    report: BalanceReport | None = None
+    chain: tuple[Link, ...] = ()
+    fills: int = 0
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether that is as near as the precision of the gradient allows."""
+        content = self.ledger.history.content
+        if self.balance is None or content is None:
+            return True
+        return self.balance <= rounding(content.form.dtype)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters of one optimizer step (or of none) for which the same answer holds."""
+
+    verdict: Verdict
+    members: tuple[Explanation, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The answers for a run, those that hold for most parameters first."""
+
+    groups: tuple[Group, ...]
+    step: int | None
+
+
+class Explainer:
+    """Answers questions about one trace."""
+
+    def __init__(self, trace: Trace) -> None:
+        if not trace.calls:
+            raise NothingRecorded(
+                "nothing-recorded",
+                f"{trace.path} holds no backward call: the script made none while it was recorded",
+            )
+        self.trace = trace
+        self.books = Books(trace)
+        self.names = Names(trace)
+        self.buffers = [
+            buffer
+            for buffer in trace.buffers
+            if any(self.books.archive.writes(call, buffer) for call in trace.calls)
+        ]
+
+    def parameter(self, wanted: str, step: int | None = None) -> list[Explanation]:
+        """One parameter at a step, by default the first that consumed it whole.
+
+            Without any step: each time it was filled.
+        """
+        names = {self.names.buffer(b): b for b in self.trace.buffers}
+        name = matching(wanted, names)
+        buffer = names[name]
+        chosen = self._step(buffer, step)
+        if chosen is not None or step is not None:
+            return [self._explained(buffer, self.books.ledger(buffer, chosen), whole=True)]
+        fills = self.books.fills(buffer)
+        if not fills:
+            fills = [self.books.ledger(buffer, None)]
+        return [self._explained(buffer, ledger, whole=True, fills=len(fills)) for ledger in fills]
+
+    def overview(self, step: int | None = None) -> Overview:
+        """Every parameter, at the step or at the first that consumed it whole."""
+        found: list[Explanation] = []
+        for buffer in self.buffers:
+            chosen = self._step(buffer, step) if step is None else self._at(buffer, step)
+            if chosen is None and step is not None:
+                continue
+            if chosen is not None:
+                found.append(self._explained(buffer, self.books.ledger(buffer, chosen)))
+            else:
+                fills = self.books.fills(buffer)
+                found += [self._explained(buffer, f, fills=len(fills)) for f in fills]
+        if not found:
+            known = sorted({s.step for s in self.trace.steps})
+            raise UnknownName(
+                "unknown-step", f"no gradient was consumed at step {step}; recorded are {known[:9]}"
+            )
+        return Overview(_grouped(found), step)
+
+    def _step(self, buffer: int, step: int | None) -> Step | None:
+        """The step asked for, or the first whose window holds whole calls for this buffer."""
+        if step is not None:
+            found = self._at(buffer, step)
+            if found is None:
+                known = [s.step for s in steps_of(self.trace, buffer)]
+                raise UnknownName(
+                    "unknown-step",
+                    f"no step {step} of an optimizer that holds {self.names.buffer(buffer)}; "
+                    f"it was consumed at {_few(known)}",
+                )
+            return found
+        candidates = [s for s in steps_of(self.trace, buffer) if s.outcome == "done"]
+        for candidate in candidates[:50]:
+            history = self.books.ledger(buffer, candidate).history
+            if history.entries and history.is_complete:
+                return candidate
+        return None
+
+    def _at(self, buffer: int, step: int) -> Step | None:
+        return next((s for s in steps_of(self.trace, buffer) if s.step == step), None)
+
+    def _explained(
+        self, buffer: int, ledger: Ledger, *, whole: bool = False, fills: int = 0
+    ) -> Explanation:
+        report: BalanceReport | None = None
+        chain: tuple[Link, ...] = ()
+        if whole:
+            orders = {e.call for e in ledger.history.entries} | {row.call for row in ledger.rows}
+            report = check_balance(self.trace, [c for c in self.trace.calls if c.order in orders])
+            chain = self._chain(ledger)
+        return Explanation(
+            self.names.buffer(buffer), ledger, verdict_of(ledger, self.trace),
+            optimizer_of(ledger), balance_of(ledger), report, chain, fills,
+        )  # fmt: skip
+
+    def _chain(self, ledger: Ledger) -> tuple[Link, ...]:
+        calls = [entry.call for entry in ledger.history.entries if entry.call is not None]
+        if not calls:
+            return ()
+        facts = self.books.archive.call(calls[-1])
+        return tuple(chain_of(facts, facts.writers[ledger.buffer]))
+
+
+def optimizer_of(ledger: Ledger) -> Optimizer | None:
+    """The options of the group that holds the buffer."""
+    if ledger.step is None:
+        return None
+    group = next((g for g in ledger.step.groups if ledger.buffer in g.get("buffers", ())), {})
+    options = {key: value for key, value in group.items() if key != "buffers"}
+    lr, kind = options.get("lr"), ledger.step.kind
+    is_adaptive = kind in ADAPTIVE or "Adam" in kind
+    is_linear = kind in ("SGD", "ASGD")
+    return Optimizer(
+        kind, float(lr) if isinstance(lr, int | float) else None, options, is_adaptive, is_linear
+    )
+
+
+def balance_of(ledger: Ledger) -> float | None:
+    """How far the entries, times their factors, are from the content, relative to the norms."""
+    content = ledger.history.content
+    whole = content.measured if content is not None else None
+    if whole is None or whole.nonfinite or not ledger.history.entries:
+        return None
+    sums = [0.0] * len(terms(whole))
+    scale = whole.norm
+    for entry in ledger.history.entries:
+        factor = product(change.factor for change in entry.changes)
+        part = entry.tensor.measured if entry.tensor is not None else None
+        if factor is None or part is None or part.nonfinite or part.elements != whole.elements:
+            return None
+        sums = [s + float(factor) * t for s, t in zip(sums, terms(part), strict=True)]
+        scale += abs(float(factor)) * part.norm
+    if not math.isfinite(scale):
+        return None
+    off = max(abs(s - t) for s, t in zip(sums, terms(whole), strict=True))
+    return off / scale if scale else 0.0
+
+
+def _grouped(found: Sequence[Explanation]) -> tuple[Group, ...]:
+    groups: dict[object, list[Explanation]] = {}
+    for one in found:
+        step = one.ledger.step
+        key = (None if step is None else step.order, one.ledger.fill, one.verdict.signature)
+        groups.setdefault(key, []).append(one)
+    made = [Group(members[0].verdict, tuple(members)) for members in groups.values()]
+    return tuple(sorted(made, key=_rank))
+
+
+def _rank(group: Group) -> tuple[int, int, int]:
+    ledger = group.members[0].ledger
+    order = ledger.step.order if ledger.step is not None else 0
+    return order, ledger.fill or 0, -len(group.members)
+
+
+def _few(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "no step"
+    shown = ", ".join(map(str, numbers[:6]))
+    return f"step{'s' if len(numbers) > 1 else ''} {shown}{' ...' if len(numbers) > 6 else ''}"

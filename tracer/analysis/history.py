@@ -1,0 +1,407 @@
+"""What happened to a buffer up to a step, in order: who wrote it, scaled it, emptied it, used it.
+
+A change that nobody announced (`p.grad /= 4` in user code) is found because what one event left is
+not what the next one met; if the two are proportional, the factor is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
+from typing import Union
+
+from tracer.analysis.callfacts import CallFacts, Tensor
+from tracer.analysis.exact import DOUBLE, is_zero, proportion, rounding, tidy
+from tracer.events import Call, Edit, Event, Measurement, Reset, Step
+from tracer.semantics.effects import Exact
+from tracer.tracefile import Trace
+
+__all__ = ["Archive", "Change", "Entry", "History", "fills_of", "history_of"]
+
+WORDS = {
+    "clip_grad_norm": "clipped by norm",
+    "clip_grad_value": "clipped by value",
+    "unscale": "unscaled",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that multiplied all that was in the buffer, or replaced it.
+
+    `factor` is None where it was no multiple. `order` is that of the event, or of the last one
+    before, if nobody announced it (`is_announced`); `before` is then the event that noticed.
+    """
+
+    kind: str
+    words: str
+    factor: Exact | None
+    order: int
+    source: int | None = None
+    is_announced: bool = True
+    noticed: int | None = None
+    is_measured: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contribution of one call that is still in the buffer, and what changed it there.
+
+    `call` is None for content that was there before anything was recorded. `consumed` are the
+    orders of earlier steps that used it already.
+    """
+
+    call: int | None
+    tensor: Tensor | None
+    source: int | None = None
+    changes: tuple[Change, ...] = ()
+    consumed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """A buffer from the last time it was empty to the moment it was used.
+
+    `step` is the order of the step that consumed it, None if none did. `content` is what was
+    consumed. `emptied` says by whom it was emptied before, `lost` what each reset threw away that
+    no step had consumed (the calls). `evaluations` counts the times a closure filled it anew.
+    """
+
+    buffer: int
+    step: int | None
+    content: Tensor | None
+    entries: tuple[Entry, ...]
+    emptied: str = ""
+    emptied_at: int | None = None
+    evaluations: int = 0
+    is_complete: bool = True
+
+
+Seen = Union[Call, Step, Edit]
+
+
+class Archive:
+    """Events of a trace with their measurements, each read once."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.events: list[Event] = trace.events
+        self._calls: dict[int, CallFacts] = {}
+        self._measured: dict[int, list[Measurement]] = {}
+        self._written: dict[int, set[int]] = {}
+        self._readings: dict[int, dict[tuple[int, str], tuple[int, int | None]]] = {}
+        self.by_order = {event.order: event for event in self.events}
+        self.places = {event.order: place for place, event in enumerate(self.events)}
+        self.numbers = {call.order: n for n, call in enumerate(trace.calls, start=1)}
+
+    def call(self, order: int) -> CallFacts:
+        if order not in self._calls:
+            event = self.by_order[order]
+            assert isinstance(event, Call)
+            self._calls[order] = CallFacts(self.trace, event)
+        return self._calls[order]
+
+    def has_reading(self, event: Seen, buffer: int, moment: str) -> bool:
+        return (buffer, moment) in self._readings_of(event)
+
+    def writes(self, event: Event, buffer: int) -> bool:
+        """Whether this is a call that reaches the buffer; told without its measurements."""
+        if not isinstance(event, Call) or not event.accumulates:
+            return False
+        if event.layout not in self._written:
+            structure = self.trace.layout(event.layout).structure
+            nodes = () if structure is None else self.trace.structure(structure).nodes
+            self._written[event.layout] = {n.buffer for n in nodes if n.buffer is not None}
+        return buffer in self._written[event.layout]
+
+    def reading(self, event: Seen, buffer: int, moment: str) -> Tensor | None:
+        """The content of a buffer at a moment of an event; None where there was none."""
+        found = self._readings_of(event).get((buffer, moment))
+        if found is None:
+            return None
+        form, row = found
+        if isinstance(event, Call):
+            return self.call(event.order).tensor(form, row)
+        if event.order not in self._measured:
+            self._measured[event.order] = self.trace.measurements(event)
+        measured = None if row is None else self._measured[event.order][row]
+        return Tensor(self.trace.forms[form], measured)
+
+    def _readings_of(self, event: Seen) -> dict[tuple[int, str], tuple[int, int | None]]:
+        if event.layout not in self._readings:
+            readings = self.trace.layout(event.layout).readings
+            self._readings[event.layout] = {
+                (r.buffer, r.moment): (r.form, r.row) for r in readings
+            }
+        return self._readings[event.layout]
+
+
+def history_of(archive: Archive, buffer: int, step: Step | None) -> History:
+    """The buffer up to a step, or to the end of the trace."""
+    events = list(_reaching(archive, buffer, step))
+    before = [e for e in events if step is None or e.order <= step.order]
+    start = _beginning(archive, buffer, before)
+    is_cut = 0 < start < len(before) and isinstance(before[start], Call)
+    book = _Book(archive, buffer, emptied="by hand" if is_cut else "")
+    for event in events[start:]:
+        book.take(event)
+    return book.close(step)
+
+
+def fills_of(archive: Archive, buffer: int) -> list[History]:
+    """Every time the buffer was filled, from empty to empty, whoever used it."""
+    book = _Book(archive, buffer)
+    for event in archive.events:
+        if _touches(archive, event, buffer):
+            book.take(event)
+    return book.fills()
+
+
+def _reaching(archive: Archive, buffer: int, step: Step | None) -> Iterator[Event]:
+    """The events up to the step that touch the buffer; with a closure, those inside the step."""
+    closure = step is not None and not _consumed_anything(archive, step)
+    for event in archive.events:
+        is_later = step is not None and event.order > step.order
+        if is_later and not (closure and step is not None and event.step == step.step):
+            break
+        if _touches(archive, event, buffer):
+            yield event
+
+
+def _consumed_anything(archive: Archive, step: Step) -> bool:
+    return bool(archive.trace.layout(step.layout).readings)
+
+
+def _touches(archive: Archive, event: Event, buffer: int) -> bool:
+    if isinstance(event, Reset):
+        return buffer in event.buffers
+    if isinstance(event, Call):
+        return event.outcome == "done" and archive.writes(event, buffer)
+    if isinstance(event, Edit):
+        return archive.has_reading(event, buffer, "before")
+    return any(buffer in group.get("buffers", ()) for group in event.groups)
+
+
+def _beginning(archive: Archive, buffer: int, events: list[Event]) -> int:
+    """Where to begin to read: at the last event that surely found or left the buffer empty."""
+    for place in range(len(events) - 1, -1, -1):
+        event = events[place]
+        if isinstance(event, Reset):
+            return place
+        if not isinstance(event, Call) or event.nested_in is not None:
+            continue
+        if not archive.has_reading(event, buffer, "before"):
+            return place - 1 if place and isinstance(events[place - 1], Reset) else place
+    return 0
+
+
+class _Book:
+    """The content of one buffer, event by event."""
+
+    def __init__(self, archive: Archive, buffer: int, emptied: str = "") -> None:
+        self._archive = archive
+        self._buffer = buffer
+        self._entries: list[Entry] = []
+        self._content: Tensor | None = None
+        self._is_known = False
+        self._last = 0
+        self._step = 0
+        self._emptied = emptied
+        self._emptied_at: int | None = None
+        self._closed: list[History] = []
+        self._inside: tuple[float, int] = (-1.0, 0)
+
+    def take(self, event: Event) -> None:
+        if event.step > self._step + 1 and self._step:
+            # Steps between were not recorded: what happened to the buffer there is not known.
+            self._entries, self._content, self._is_known = [], None, False
+        self._step = event.step
+        if isinstance(event, Reset):
+            self._empty(f"by {event.by}()", event)
+        elif isinstance(event, Call):
+            self._contribute(event)
+        elif isinstance(event, Edit):
+            self._edit(event)
+        else:
+            self._consume(event)
+        self._last = event.order
+
+    def close(self, step: Step | None) -> History:
+        """The history for a step; if a closure made the gradients, that of its first evaluation."""
+        if step is not None:
+            content = self._archive.reading(step, self._buffer, "consumed")
+            is_closure = not _consumed_anything(self._archive, step)
+            if is_closure:
+                return self._of_closure(step)
+            return self._history(step, content)
+        return self._history(None, self._content)
+
+    def fills(self) -> list[History]:
+        last = [self._history(None, self._content)] if self._entries else []
+        return [*self._closed, *last]
+
+    def _of_closure(self, step: Step) -> History:
+        inside = [h for h in self._closed if any((e.call or 0) > step.order for e in h.entries)]
+        last = self._history(step, self._content)
+        chosen = inside[0] if inside else last
+        return replace(chosen, step=step.order, evaluations=len(inside) + 1)
+
+    def _history(self, step: Step | None, content: Tensor | None) -> History:
+        return History(
+            self._buffer, None if step is None else step.order, content, tuple(self._entries),
+            self._emptied, self._emptied_at,
+            is_complete=all(entry.call is not None for entry in self._entries),
+        )  # fmt: skip
+
+    def _empty(self, words: str, event: Event) -> None:
+        if self._entries:
+            self._closed.append(self._history(None, self._content))
+        self._entries, self._content, self._is_known = [], None, True
+        self._emptied = words
+        self._emptied_at = event.source if isinstance(event, Reset) else None
+
+    def _meet(self, event: Seen, found: Tensor | None) -> None:
+        """Compare what an event found with what the last one left."""
+        if found is None or (found.measured is not None and is_zero(found.measured)):
+            if self._entries and not (self._content_is_zero() and found is not None):
+                self._empty("by hand", event)
+            self._content, self._is_known = None, True
+            return
+        if not self._entries:
+            self._entries = [self._handed_over(event, found) or Entry(None, found)]
+        elif self._is_known and self._content is not None:
+            factor = _ratio([self._content], found)
+            if factor != 1:
+                words = "changed by hand" + ("" if factor is not None else ", not by a factor")
+                self._change(Change("edit", words, factor, self._last, None, False, event.order))
+        self._content, self._is_known = found, True
+
+    def _handed_over(self, event: Seen, found: Tensor) -> Entry | None:
+        """Content that no backward call wrote: a multiple of what `autograd.grad` handed back?"""
+        place = self._archive.places[event.order]
+        earlier = (self._archive.events[n] for n in range(place - 1, max(place - 200, -1), -1))
+        for other in earlier:
+            if not isinstance(other, Call) or other.entry != "grad" or other.create_graph:
+                continue
+            facts = self._archive.call(other.order)
+            for capture in facts.layout.captures:
+                if capture.node != facts.writers.get(self._buffer) or capture.form is None:
+                    continue
+                tensor = facts.tensor(capture.form, capture.row)
+                if tensor.measured is None or (factor := _ratio([tensor], found)) is None:
+                    continue
+                words = "put there by hand, from autograd.grad"
+                change = Change("edit", words, factor, other.order, other.source, False)
+                return Entry(other.order, tensor, other.source, (change,))
+        return None
+
+    def _content_is_zero(self) -> bool:
+        measured = self._content.measured if self._content else None
+        return measured is not None and is_zero(measured)
+
+    def _change(self, change: Change) -> None:
+        self._entries = [
+            replace(entry, changes=(*entry.changes, change)) for entry in self._entries
+        ]
+
+    def _contribute(self, call: Call) -> None:
+        facts = self._archive.call(call.order)
+        node = facts.writers[self._buffer]
+        received = facts.received.get(node, {}).get(0)
+        is_inner = call.started < self._inside[0]
+        if not is_inner:
+            self._meet(call, self._archive.reading(call, self._buffer, "before"))
+        if received is not None:
+            self._entries.append(Entry(call.order, received, call.source))
+        if is_inner or self._is_shared(call):
+            self._is_known = False  # the books of overlapping calls are checked as one
+        else:
+            self._leave(call, facts, node, received)
+        self._inside = max(self._inside, (call.started + call.seconds, call.order))
+
+    def _is_shared(self, call: Call) -> bool:
+        """Whether something else touched the buffer while this call ran."""
+        end = call.started + call.seconds
+        return any(
+            other.order != call.order
+            and call.started <= other.started < end
+            and _touches(self._archive, other, self._buffer)
+            for other in self._neighbours(call)
+        )
+
+    def _neighbours(self, call: Call) -> Iterator[Event]:
+        """Events that began after this one and before it ended."""
+        place = self._archive.places[call.order] + 1
+        for event in islice(self._archive.events, place, None):
+            if event.started >= call.started + call.seconds:
+                return
+            yield event
+
+    def _leave(
+        self, call: Call, facts: CallFacts, node: int, received: Tensor | None
+    ) -> None:
+        """What the call left, against what it found and added: hooks after accumulation."""
+        after = self._archive.reading(call, self._buffer, "after")
+        parts = [t for t in (self._content, received) if t is not None]
+        hooks = facts.state(node).hooks[2]
+        if after is not None and parts:
+            factor = _ratio(parts, after)
+            if factor != 1:
+                words = f"{hooks} hook{'s' if hooks > 1 else ''} after accumulation"
+                words = words if hooks else "changed during the call"
+                self._change(Change("hook", words, factor, call.order, call.source, bool(hooks)))
+        self._content, self._is_known = after, True
+        if after is None and self._entries:
+            self._empty("by a hook after accumulation", call)
+
+    def _edit(self, edit: Edit) -> None:
+        self._meet(edit, self._archive.reading(edit, self._buffer, "before"))
+        after = self._archive.reading(edit, self._buffer, "after")
+        factor, is_measured = self._announced(edit, after)
+        words = WORDS.get(edit.kind, edit.kind)
+        if after is not None and factor != 1:
+            self._change(
+                Change(edit.kind, words, factor, edit.order, edit.source, True, None, is_measured)
+            )
+        self._content = after
+
+    def _announced(self, edit: Edit, after: Tensor | None) -> tuple[Exact | None, bool]:
+        """The factor of an edit: as it says itself, if the readings agree."""
+        before = self._content
+        measured = None if before is None or after is None else _ratio([before], after)
+        said: Exact | None = None
+        if edit.kind == "unscale" and edit.details.get("scale"):
+            said = 1 / Fraction(tidy(edit.details["scale"], 1e-6))
+        elif edit.kind == "clip_grad_norm" and "coefficient" in edit.details:
+            said = tidy(float(edit.details["coefficient"]), DOUBLE)
+        if said is not None and before is not None and _is_nonfinite(before):
+            return said, False
+        if said is None or measured is None:
+            return measured, True
+        near = abs(float(said) - float(measured)) <= 1e-4 * abs(float(said))
+        return (said, False) if near else (measured, True)
+
+    def _consume(self, step: Step) -> None:
+        found = self._archive.reading(step, self._buffer, "consumed")
+        if found is None and not _consumed_anything(self._archive, step):
+            return  # a closure: nothing was there to be read
+        self._meet(step, found)
+        self._entries = [
+            replace(entry, consumed=(*entry.consumed, step.order)) for entry in self._entries
+        ]
+
+
+def _ratio(parts: list[Tensor], whole: Tensor) -> Exact | None:
+    measured = [part.measured for part in parts if part.measured is not None]
+    if len(measured) < len(parts) or whole.measured is None:
+        return Fraction(1)  # not measured: nothing is known to have changed
+    if whole.measured.nonfinite and any(part.nonfinite for part in measured):
+        return Fraction(1)  # NaN and infinity stay what they are; a factor would not be seen
+    tolerance = max(rounding(tensor.form.dtype) for tensor in (*parts, whole))
+    return proportion(measured, whole.measured, tolerance)
+
+
+def _is_nonfinite(tensor: Tensor) -> bool:
+    return tensor.measured is not None and tensor.measured.nonfinite > 0

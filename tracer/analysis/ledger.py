@@ -1,0 +1,335 @@
+"""For a buffer and a step: every item of every loss, factor by factor, to the value consumed.
+
+Item weight is d(what the optimizer consumes)/d(one item's loss), as a multiple of the item's own
+gradient. One row per backward call, replica and reduction site; verdicts follow from the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from tracer.analysis.callfacts import CallFacts, Tensor
+from tracer.analysis.exact import is_same, product
+from tracer.analysis.flow import CallFlow, Passed, flow_of
+from tracer.analysis.history import Archive, Change, Entry, History, fills_of, history_of
+from tracer.analysis.network import Network, batch_below
+from tracer.analysis.strand import Ended, Factor, Reduction
+from tracer.events import Step
+from tracer.semantics.effects import Exact, ScatterAdds, Selects
+from tracer.tracefile import Trace
+
+__all__ = ["Books", "Ledger", "Row", "Samples", "Term", "steps_of"]
+
+NOT_MULTIPLIED = "opaque"
+"""The kind of factor that is told but not counted: a function's own derivative may have it too."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """What makes the rows of several calls the same loss: the lines of its reduction and items."""
+
+    source: int | None
+    name: str
+    items: int | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples that elements belong to.
+
+    `each` is how many elements one has, `inside` how these were reduced: "sum", "mean", or "" where
+    a sample has a single one. `weight` is that of a whole sample, at the loss.
+    """
+
+    count: int
+    each: int
+    inside: str
+    weight: Exact
+
+
+@dataclass(frozen=True)
+class Row:
+    """The items of one reduction site in one call.
+
+    `items` are those that count, `masked` those that a mask or an ignored target left out. `weight`
+    is that of one item in what is consumed: the product of `loss` (in the graph, up to the items)
+    and `after` (hooks, then changes of the buffer). None where `unknown` says why. `mean` is the
+    average weight where items differ.
+    """
+
+    call: int
+    number: int
+    site: int
+    replica: int | None
+    term: Term
+    items: int
+    masked: int
+    reductions: tuple[Reduction, ...]
+    loss: tuple[Factor, ...]
+    after: tuple[Factor, ...]
+    weight_at_loss: Exact | None
+    weight: Exact | None
+    samples: Samples | None
+    least: float | None = None
+    largest: float | None = None
+    unknown: str = ""
+    is_repeated: bool = False
+
+    @property
+    def total(self) -> Exact | None:
+        """The weights of all its items together."""
+        if self.weight is None:
+            return None
+        last = self.reductions[-1] if self.reductions else None
+        if last is not None and last.kind == "weighted-mean":
+            return None if last.denominator is None else self.weight * last.denominator
+        return self.weight * self.items
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One buffer at one step."""
+
+    buffer: int
+    step: Step | None
+    history: History
+    rows: tuple[Row, ...]
+    replicas: int = 1
+    unknown: str = ""
+    fill: int | None = None
+
+    @property
+    def norm(self) -> float | None:
+        content = self.history.content
+        return None if content is None or content.measured is None else content.measured.norm
+
+    def shares(self) -> list[float | None]:
+        """How much of what is consumed each entry is, by projection; they add up to 1."""
+        content = self.history.content
+        return [_share(entry, content) for entry in self.history.entries]
+
+
+class Books:
+    """The ledgers of one trace."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.archive = Archive(trace)
+        self._network = Network(trace)
+        self._flows: dict[int, CallFlow] = {}
+        self._ledgers: dict[tuple[int, int | None], Ledger] = {}
+        self._samples: dict[tuple[int, int], Samples | None] = {}
+
+    def ledger(self, buffer: int, step: Step | None) -> Ledger:
+        """The buffer up to a step, or to the end of the trace."""
+        key = (buffer, None if step is None else step.order)
+        if key not in self._ledgers:
+            self._ledgers[key] = self._of(history_of(self.archive, buffer, step), step)
+        return self._ledgers[key]
+
+    def fills(self, buffer: int) -> list[Ledger]:
+        """One for each time the buffer was filled, of a run without steps."""
+        histories = fills_of(self.archive, buffer)
+        return [self._of(h, None, n) for n, h in enumerate(histories, start=1)]
+
+    def flow(self, order: int) -> CallFlow:
+        if order not in self._flows:
+            facts = self.archive.call(order)
+            outer = facts.call.nested_in
+            known = outer is not None and outer in self.archive.by_order
+            self._flows[order] = flow_of(
+                facts, self._network, self.flow(outer) if known and outer is not None else None
+            )
+        return self._flows[order]
+
+    def _of(self, history: History, step: Step | None, fill: int | None = None) -> Ledger:
+        rows: list[Row] = []
+        unknown = ""
+        for entry in history.entries:
+            if entry.call is None:
+                unknown = "the buffer held something before anything was recorded"
+                continue
+            found = self._rows(history.buffer, entry)
+            if not found:
+                unknown = f"no loss was found above call {self.archive.numbers[entry.call]}"
+            rows += found
+        rows = sorted(_once_each(rows), key=lambda r: (r.number, r.replica or 0, r.site))
+        if not history.entries:
+            unknown = "no recorded backward call wrote it"
+        replicas = max((self._replicas(history.buffer, e) for e in history.entries), default=1)
+        return Ledger(history.buffer, step, history, tuple(rows), replicas, unknown, fill)
+
+    def _rows(self, buffer: int, entry: Entry) -> list[Row]:
+        assert entry.call is not None
+        flow = self.flow(entry.call)
+        reached = flow.buffers.get(buffer, {})
+        changes = tuple(_factor(change) for change in entry.changes)
+        return [
+            self._row(entry, site, flow.sites[site], passed, changes)
+            for site, passed in reached.items()
+        ]
+
+    def _row(
+        self,
+        entry: Entry,
+        site: tuple[int, int],
+        ended: Ended,
+        passed: Passed,
+        changes: tuple[Factor, ...],
+    ) -> Row:
+        assert entry.call is not None
+        facts = self.archive.call(site[0])
+        strand = ended.strand
+        after = (*passed.factors, *changes)
+        counted = [factor.value for factor in after if factor.kind != NOT_MULTIPLIED]
+        unknown = strand.unknown or passed.mixed or _unknown(after)
+        weight = None if unknown else product((strand.weight, *counted))
+        least, largest = _spread(ended, product(counted))
+        return Row(
+            call=site[0],
+            number=self.archive.numbers[site[0]],
+            site=site[1],
+            replica=self._replica(facts, ended),
+            term=_term(facts, ended),
+            items=strand.live,
+            masked=strand.masked,
+            reductions=strand.reductions,
+            loss=strand.factors,
+            after=after,
+            weight_at_loss=strand.weight,
+            weight=weight,
+            samples=self._samples_of(facts, site, ended),
+            least=least,
+            largest=largest,
+            unknown=unknown,
+            is_repeated=bool(entry.consumed[:-1]),
+        )
+
+    def _replica(self, facts: CallFacts, ended: Ended) -> int | None:
+        places = [ended.node, *(r.node for r in ended.strand.reductions[::-1] if r.node >= 0)]
+        known = (self._network.replica(facts, node) for node in places)
+        return next((replica for replica in known if replica is not None), None)
+
+    def _replicas(self, buffer: int, entry: Entry) -> int:
+        """How many copies of the model sent something to the buffer."""
+        if entry.call is None or not self._network.has_copies:
+            return 1
+        facts = self.archive.call(entry.call)
+        stack, seen = [facts.writers[buffer]], set[int]()
+        copies: set[int] = set()
+        while stack:
+            node = stack.pop()
+            if node not in seen:
+                seen.add(node)
+                replica = self._network.replica(facts, node)
+                copies |= {replica} if replica is not None else set()
+                stack += [sent.edge.sender for sent in facts.arriving.get(node, ())]
+        return max(len(copies), 1)
+
+    def _samples_of(
+        self, facts: CallFacts, site: tuple[int, int], ended: Ended
+    ) -> Samples | None:
+        if site not in self._samples:
+            edges = facts.structure.edges
+            below = sorted({edges[number].receiver for number in ended.edges})
+            picks = any(
+                isinstance(facts.effect(sent), ScatterAdds | Selects)
+                for sent in facts.leaving.get(ended.node, ())
+            )
+            batch = batch_below(facts, below) if below and not picks else None
+            self._samples[site] = _samples(ended, batch)
+        return self._samples[site]
+
+
+def _term(facts: CallFacts, ended: Ended) -> Term:
+    end = facts.node(ended.node)
+    reductions = ended.strand.reductions
+    if not reductions:
+        return Term(facts.call.source, "", end.source)
+    last = reductions[-1]
+    return Term(last.source, last.name if last.node >= 0 else "", end.source)
+
+
+def _once_each(rows: list[Row]) -> list[Row]:
+    """Of a site whose gradient came in parts (a checkpoint's own call, and the rest) one row."""
+    found: dict[tuple[int, int], Row] = {}
+    for row in rows:
+        known = found.setdefault((row.call, row.site), row)
+        if known is not row and not is_same(known.weight, row.weight):
+            why = known.unknown or row.unknown or "parts of its gradient were scaled differently"
+            found[row.call, row.site] = replace(known, weight=None, unknown=why)
+    return list(found.values())
+
+
+def _factor(change: Change) -> Factor:
+    return Factor(change.kind, change.factor, change.words, change.source, change.is_measured)
+
+
+def _unknown(factors: Iterable[Factor]) -> str:
+    """Why the product of these is not known, "" if it is."""
+    words = next((factor.words for factor in factors if factor.value is None), "")
+    return words if not words or "not by a factor" in words else f"{words}: not by a factor"
+
+
+def _spread(ended: Ended, counted: Exact | None) -> tuple[float | None, float | None]:
+    """The least and largest weight of the items of a weighted loss, where they were kept."""
+    strand, measured = ended.strand, ended.measured
+    reduction = strand.reductions[-1] if strand.reductions else None
+    if reduction is None or reduction.kind != "weighted-mean" or measured is None:
+        return None, None
+    if counted is None or measured.nonfinite:
+        return None, None
+    scale = abs(float(counted))
+    sizes = [abs(v) for v in measured.values or () if v]
+    return (min(sizes) * scale if sizes else None), measured.largest * scale
+
+
+def _samples(ended: Ended, batch: int | None) -> Samples | None:
+    """The samples of a site, if its items have the batch as their first dimension."""
+    strand = ended.strand
+    if batch is None or not strand.reductions or strand.weight is None or strand.masked:
+        return None
+    shape = strand.reductions[-1].sent
+    if not shape or shape[0] != batch or strand.live != math.prod(shape) or batch < 1:
+        return None
+    each = strand.live // batch
+    if each == 1:
+        return Samples(batch, 1, "", strand.weight)
+    kinds: set[str] = set()
+    for reduction in strand.reductions:
+        is_inside = bool(reduction.received) and reduction.received[0] == batch
+        within = reduction.over if is_inside else math.prod(reduction.sent[1:])
+        if within > 1:
+            kinds.add("sum" if reduction.kind == "sum" else "mean")
+    if len(kinds) != 1:
+        return None
+    inside = kinds.pop()
+    weight = strand.weight * each if inside == "mean" else strand.weight
+    return Samples(batch, each, inside, weight)
+
+
+def _share(entry: Entry, content: Tensor | None) -> float | None:
+    """The projection of a contribution on what was consumed, from the fingerprints."""
+    if entry.tensor is None or entry.tensor.measured is None or content is None:
+        return None
+    whole, part = content.measured, entry.tensor.measured
+    factor = product(change.factor for change in entry.changes)
+    if whole is None or factor is None or whole.nonfinite or part.nonfinite:
+        return None
+    if whole.values and part.values:
+        a, b = [abs(v) if isinstance(v, complex) else v for v in whole.values], part.values
+        dot = math.fsum(x * (abs(y) if isinstance(y, complex) else y)
+                        for x, y in zip(a, b, strict=True))  # fmt: skip
+        square = math.fsum(x * x for x in a)
+    else:
+        pairs = zip(whole.fingerprint, part.fingerprint, strict=True)
+        dot = math.fsum(x * y for x, y in pairs)
+        square = math.fsum(x * x for x in whole.fingerprint)
+    return float(factor) * dot / square if square else None
+
+
+def steps_of(trace: Trace, buffer: int) -> list[Step]:
+    """The steps that could have consumed the buffer."""
+    return [s for s in trace.steps if any(buffer in g.get("buffers", ()) for g in s.groups)]

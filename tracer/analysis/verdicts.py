@@ -1,0 +1,490 @@
+"""What the rows of a ledger come to, in words, per axis: summed, averaged, or unequal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from tracer.analysis.exact import is_same, product, said, tidy, total
+from tracer.analysis.ledger import Ledger, Row, Term
+from tracer.analysis.strand import Factor
+from tracer.semantics.effects import Exact
+from tracer.tracefile import Trace
+
+__all__ = ["Axis", "TermVerdict", "Verdict", "verdict_of"]
+
+ONE = Fraction(1)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One line of the answer.
+
+    `verdict` is "mean", "sum", "SUM" (a sum that nobody divided), "UNEQUAL", "one", "?" or "-".
+    `note` says what brought it about; `source` is the line.
+    """
+
+    name: str
+    verdict: str
+    words: str
+    note: str = ""
+    source: int | None = None
+
+
+@dataclass(frozen=True)
+class TermVerdict:
+    """One loss: what all its items together come to.
+
+    `total` is the sum of the weights of all items, `weight` that of each if they are equal, `ratio`
+    the largest weight over the least. `kind` is "mean", "sum", "scaled-mean", "scaled-sum",
+    "unequal", "weighted" or "unknown". `unit` names what `unit_weight` is the weight of.
+    """
+
+    term: Term
+    kind: str
+    words: str
+    items: int
+    total: Exact | None
+    weight: Exact | None
+    ratio: float | None
+    unit: str
+    unit_weight: Exact | None
+    calls: Axis
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Every axis of a ledger, each loss, and the sentence that sums it up."""
+
+    axes: tuple[Axis, ...]
+    terms: tuple[TermVerdict, ...]
+    words: str
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What two parameters share if the same answer holds for both."""
+        return (self.words, tuple((a.name, a.verdict, a.words) for a in self.axes))
+
+
+def verdict_of(ledger: Ledger, trace: Trace) -> Verdict:
+    """The answer for one buffer at one step."""
+    groups = _terms(sorted(ledger.rows, key=lambda row: (row.call, _line(row, trace))))
+    terms = tuple(_term_verdict(rows[0].term, rows, ledger) for rows in groups)
+    axes = [_items_axis(rows) for rows in groups]
+    axes += [_replicas_axis(ledger, rows) for rows in groups[:1]]
+    axes += _calls_axes(ledger, terms)
+    axes += _buffer_axes(ledger)
+    axes.append(_ranks_axis(trace))
+    return Verdict(tuple(axes), terms, _sentence(ledger, terms))
+
+
+def _terms(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each loss; `fake.mean() - real.mean()` on one line are two."""
+    groups: dict[Term, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.term, []).append(row)
+    found: list[list[Row]] = []
+    for group in groups.values():
+        parts: dict[object, list[Row]] = {}
+        is_several = _differ_in_one_call(group)
+        for row in group:
+            path = tuple((f.kind, f.source) for f in row.loss if f.kind != "reduction")
+            parts.setdefault(path if is_several else None, []).append(row)
+        found += parts.values()
+    return found
+
+
+def _differ_in_one_call(rows: Sequence[Row]) -> bool:
+    """Whether one call and replica has rows that weigh differently."""
+    weights: dict[tuple[int, int | None], Exact | None] = {}
+    for row in rows:
+        if not is_same(weights.setdefault((row.call, row.replica), row.weight), row.weight):
+            return True
+    return False
+
+
+def _line(row: Row, trace: Trace) -> tuple[str, int]:
+    source = trace.sources.get(row.term.items) if row.term.items is not None else None
+    return (source.file, source.line) if source else ("", 0)
+
+
+# The items of one loss.
+
+
+def _items_axis(rows: Sequence[Row]) -> Axis:
+    first = rows[0]
+    last = first.reductions[-1] if first.reductions else None
+    source = last.source if last else first.term.source
+    if first.unknown:
+        return Axis("items", "?", first.unknown, source=source)
+    if last is None:
+        return _values_axis(rows, source)
+    counts = list(dict.fromkeys(row.items for row in rows))
+    if len(counts) > 1:
+        words = f"{', '.join(map(str, counts[:6]))}{' ...' if counts[6:] else ''} items"
+        words += f" in {len(rows)} reductions"
+    else:
+        words = f"{_counted(first)}, {said(_at_reduction(first))} each"
+        alike = sum(row.call == first.call and row.replica == first.replica for row in rows)
+        if first.replica is not None and alike < len([r for r in rows if r.call == first.call]):
+            words += ", per replica"
+        if alike > 1:
+            words += f", in {alike:,} losses of this line"
+    if first.masked:
+        words += f", {first.masked} more left out by a mask"
+    notes = {_others(row) for row in rows}
+    note = notes.pop() if len(notes) == 1 else ""
+    return Axis("items", reduction_word(first), words, note, source)
+
+
+def _values_axis(rows: Sequence[Row], source: int | None) -> Axis:
+    count, weight = sum(row.items for row in rows), rows[0].weight_at_loss
+    if count == 1:
+        return Axis("items", "one", "a single value, not reduced", _others(rows[0]), source)
+    is_mean = weight is not None and is_same(weight * count, ONE)
+    words = f"{count:,} values added one by one, {said(weight)} each"
+    return Axis("items", "mean" if is_mean else "sum", words, source=source)
+
+
+def reduction_word(row: Row) -> str:
+    """How the items of a row were reduced in the graph: mean, sum, sum of means."""
+    kinds = [_plain(r.kind) for r in row.reductions if r.over > 1] or [row.reductions[-1].kind]
+    if row.reductions[-1].kind == "weighted-mean":
+        return "weighted mean"
+    if len(set(kinds)) == 1:
+        only = kinds[0]
+        weight = row.weight_at_loss
+        is_divided = only == "sum" and row.items > 1 and weight is not None
+        return "mean" if is_divided and is_same(weight, Fraction(1, row.items)) else only
+    return f"{kinds[0]} of {kinds[-1]}s"
+
+
+def _plain(kind: str) -> str:
+    return "mean" if kind == "weighted-mean" else kind
+
+
+def _counted(row: Row) -> str:
+    """8 samples of 4 elements; 32 items."""
+    samples = row.samples
+    if samples is not None and samples.each > 1:
+        return f"{samples.count} samples of {samples.each} elements"
+    return f"{row.items:,} {'item' if row.items == 1 else 'items'}"
+
+
+def _at_reduction(row: Row) -> Exact | None:
+    return product(f.value for f in row.loss if f.kind == "reduction")
+
+
+def _others(row: Row) -> str:
+    """What else the loss was multiplied with in the graph."""
+    scale = product(f.value for f in row.loss if f.kind != "reduction")
+    return "" if scale == 1 else f"x {said(scale)} in the loss"
+
+
+# Replicas, backward calls and ranks.
+
+
+def _replicas_axis(ledger: Ledger, rows: Sequence[Row]) -> Axis:
+    if ledger.replicas < 2:
+        return Axis("replicas", "-", "one replica")
+    one_call = [row for row in rows if row.call == rows[0].call]
+    by_replica = {row.replica for row in one_call}
+    whole = {row.reductions[-1].node for row in one_call if row.reductions}
+    if len(by_replica) < 2 or len(whole) < 2:
+        words = f"{ledger.replicas} replicas of one loss, taken over all of them"
+        return Axis("replicas", "sum", words, "DataParallel adds them")
+    totals = [row.total for row in one_call]
+    known = [t for t in totals if t is not None]
+    if len(known) < len(totals):
+        return Axis("replicas", "?", one_call[0].unknown)
+    counts = ", ".join(str(row.items) for row in one_call)
+    if not _are_equal([row.weight for row in one_call]):
+        return Axis("replicas", "UNEQUAL", f"{len(known)} losses over {counts} items", _ratio_of(
+            one_call))  # fmt: skip
+    if is_same(total(known), ONE):
+        return Axis("replicas", "mean", f"{len(known)} losses, one per replica, averaged")
+    if reduction_word(one_call[0]) == "sum":
+        return Axis("replicas", "sum", f"{len(known)} sums, one per replica, added")
+    words = f"{len(known)} losses, one per replica, x {said(known[0])} each"
+    return Axis("replicas", "SUM", words, "added, not averaged")
+
+
+def _calls_axes(ledger: Ledger, terms: Sequence[TermVerdict]) -> list[Axis]:
+    """One line if the losses agree; else one for each."""
+    found = list(dict.fromkeys(term.calls for term in terms))
+    calls = {row.number for row in ledger.rows}
+    if len(terms) > 1 and len(calls) > 1 and all(len(_calls_in(ledger, t)) == 1 for t in terms):
+        words = f"{len(calls)} calls of different losses, added"
+        return [Axis("backward calls", "sum", words, _between(ledger), found[0].source)]
+    by_text: dict[tuple[str, str], Axis] = {}
+    for axis in found:
+        by_text.setdefault((axis.verdict, axis.words), axis)
+    return list(by_text.values()) or [Axis("backward calls", "-", "none was recorded")]
+
+
+def _calls_in(ledger: Ledger, term: TermVerdict) -> set[int]:
+    return {row.number for row in ledger.rows if row.term == term.term}
+
+
+def _calls_axis(rows: Sequence[Row], whole: TermVerdict | None, ledger: Ledger) -> Axis:
+    calls = list(dict.fromkeys(row.number for row in rows))
+    name, count = "backward calls", len(calls)
+    source = rows[-1].term.source
+    entries = {e.call: e.source for e in ledger.history.entries}
+    source = entries.get(rows[-1].call, source)
+    note = _between(ledger)
+    if count == 1:
+        return Axis(name, "-", "one call", source=source)
+    if any(row.unknown for row in rows) or whole is None:
+        return Axis(name, "?", f"{count} calls", note, source)
+    if whole.kind == "unequal":
+        return Axis(name, "UNEQUAL", f"{count} calls, {_why_unequal(rows)}", note, source)
+    if whole.kind == "sum" or (_is_sum(rows) and rows[0].reductions):
+        return Axis(name, "sum", f"{count} calls, one sum together", note, source)
+    if whole.kind == "mean":
+        each = total([t for row in rows if row.call == rows[0].call and (t := row.total)])
+        divided = f", x {said(each)} each" if is_same(each, Fraction(1, count)) else ""
+        return Axis(name, "mean", f"{count} calls, one mean together{divided}", note, source)
+    first = [t for row in rows if row.call == rows[0].call and (t := row.total)]
+    per_call = _unclipped(total([-t if t < 0 else t for t in first]), rows)
+    if is_same(per_call, Fraction(1, count)):
+        words = f"{count} calls, one mean together, x {said(per_call)} each"
+        return Axis(name, "mean", words, note, source)
+    if is_same(per_call, ONE):
+        return Axis(name, "SUM", f"{count} calls, not divided", note, source)
+    return Axis(name, "SUM", f"{count} calls, x {said(per_call)} each", note, source)
+
+
+def _unclipped(value: Exact, rows: Sequence[Row]) -> Exact:
+    """Without the clips that all calls share: they say nothing of how calls are put together."""
+    for factor in rows[-1].after:
+        is_shared = all(factor in row.after for row in rows)
+        if factor.kind == "clip_grad_norm" and is_shared and factor.value:
+            value = value / factor.value
+    return value if isinstance(value, Fraction) else tidy(value, 2e-6)
+
+
+def _between(ledger: Ledger) -> str:
+    earlier = sum(bool(entry.consumed[:-1]) for entry in ledger.history.entries)
+    if earlier:
+        return f"{earlier} of them used by an earlier step already: no zero_grad since"
+    return "no zero_grad between" if len(ledger.history.entries) > 1 else ""
+
+
+def _why_unequal(rows: Sequence[Row]) -> str:
+    counts = list(dict.fromkeys(row.items for row in rows))
+    if len(counts) > 1:
+        return f"each over its own count ({', '.join(map(str, counts[:6]))})"
+    return "scaled differently"
+
+
+def _buffer_axes(ledger: Ledger) -> list[Axis]:
+    """What multiplied all of the gradient, or a part of it, after the loss."""
+    found: dict[Factor, list[int]] = {}
+    for row in ledger.rows:
+        for factor in row.after:
+            found.setdefault(factor, []).append(row.number)
+    every = [row.number for row in ledger.rows]
+    axes = []
+    for factor, numbers in found.items():
+        words = factor.words
+        if numbers != every:
+            words += f", only of call {', '.join(map(str, dict.fromkeys(numbers)))}"
+        value = f"x {said(factor.value)}" if factor.value is not None else "?"
+        axes.append(Axis("afterwards", value, words, source=factor.source))
+    return axes
+
+
+def _ranks_axis(trace: Trace) -> Axis:
+    if trace.info.world < 2:
+        return Axis("ranks", "-", "single process")
+    words = f"rank {trace.info.rank} of {trace.info.world}: what the ranks exchange is not in here"
+    return Axis("ranks", "?", words)
+
+
+# All items of one loss together.
+
+
+def _are_equal(weights: Sequence[Exact | None]) -> bool:
+    return all(is_same(weights[0], weight) for weight in weights)
+
+
+def _ratio_of(rows: Sequence[Row]) -> str:
+    ratio = _ratio(rows)
+    return "" if ratio is None else f"max/min {said(ratio)}"
+
+
+def _ratio(rows: Sequence[Row]) -> Exact | None:
+    sizes: list[Exact] = [-w if w < 0 else w for row in rows if (w := row.weight)]
+    return max(sizes) / min(sizes) if sizes else None
+
+
+def _term_verdict(term: Term, rows: list[Row], ledger: Ledger) -> TermVerdict:
+    items = sum(row.items for row in rows)
+    unknown = next((row.unknown for row in rows if row.unknown), "")
+    if unknown or ledger.unknown:
+        why = unknown or ledger.unknown
+        axis = _calls_axis(rows, None, ledger)
+        return TermVerdict(
+            term, "unknown", f"not known: {why}", items, None, None, None, "item", None, axis, why
+        )
+    whole = total([t for row in rows if (t := row.total) is not None])
+    ratio = _ratio(rows)
+    is_negated = all(row.weight is not None and row.weight < 0 for row in rows)
+    if is_negated:
+        kind, words, unit, unit_weight = _whole([_flipped(row) for row in rows], items, -whole)
+        words, unit_weight = f"minus {words}", None if unit_weight is None else -unit_weight
+    else:
+        kind, words, unit, unit_weight = _whole(rows, items, whole)
+    words += _through(rows)
+    verdict = TermVerdict(
+        term, kind, words, items, whole,
+        rows[0].weight if kind != "unequal" else None,
+        None if ratio is None else float(ratio), unit, unit_weight,
+        Axis("backward calls", "-", ""),
+    )  # fmt: skip
+    axis = _calls_axis(rows, verdict, ledger)
+    return replace(verdict, calls=axis)
+
+
+def _flipped(row: Row) -> Row:
+    """The same row with the other sign: a loss that is maximised is a negated mean."""
+    assert row.weight is not None
+    at_loss = None if row.weight_at_loss is None else -row.weight_at_loss
+    samples = None if row.samples is None else replace(row.samples, weight=-row.samples.weight)
+    return replace(row, weight=-row.weight, weight_at_loss=at_loss, samples=samples)
+
+
+def _whole(rows: Sequence[Row], items: int, whole: Exact) -> tuple[str, str, str, Exact | None]:
+    """Kind, words, and the unit with its weight."""
+    weight = rows[0].weight
+    if not _are_equal([row.weight for row in rows]):
+        return "unequal", _unequal_words(rows, whole), "item", None
+    assert weight is not None
+    if not any(row.reductions for row in rows):
+        return _of_values(rows, weight)
+    word = reduction_word(rows[0])
+    if word == "weighted mean":
+        return _of_weighted(rows, items, whole)
+    everything = f"all {items:,} items" if items > 1 else "the single item"
+    samples = _of_samples(rows)
+    if is_same(whole, ONE):
+        unit = samples[2:] if samples and samples[0] == "mean" else ("item", weight)
+        single = "sum" if items == 1 and word == "sum" else "mean"
+        return "mean", f"the {single} over {everything}{_each(rows)}", *unit
+    if samples is not None and (samples[0] in ("mean", "sum") or _is_sum(rows)):
+        return samples
+    if _is_sum(rows):
+        return _scaled_sum(weight, whole, f"over {everything}{_each(rows)}", "item")
+    unit = samples[2:] if samples else ("item", weight)
+    words = f"{said(whole)} x the mean gradient, over {everything}{_each(rows)}"
+    return "scaled-mean", words, *unit
+
+
+def _is_sum(rows: Sequence[Row]) -> bool:
+    """Whether nothing in the graph averages."""
+    return all(reduction.kind == "sum" for row in rows for reduction in row.reductions)
+
+
+def _scaled_sum(
+    weight: Exact, whole: Exact, over: str, unit: str
+) -> tuple[str, str, str, Exact | None]:
+    """A sum times a number; said as a mean where that is the rounder number."""
+    if is_same(weight, ONE):
+        return "sum", f"the sum {over}", unit, weight
+    is_rounder = (
+        isinstance(weight, Fraction)
+        and isinstance(whole, Fraction)
+        and whole.denominator < weight.denominator
+    )
+    words = f"{said(whole)} x the mean" if is_rounder else f"{said(weight)} x the sum"
+    return "scaled-sum", f"{words} {over}", unit, weight
+
+
+def _each(rows: Sequence[Row]) -> str:
+    samples = [row.samples for row in rows]
+    if any(s is None or s.each < 2 for s in samples):
+        return ""
+    each = {s.each for s in samples if s is not None}
+    count = sum(s.count for s in samples if s is not None)
+    return f" ({count} samples of {each.pop()} elements)" if len(each) == 1 else ""
+
+
+def _of_samples(rows: Sequence[Row]) -> tuple[str, str, str, Exact | None] | None:
+    """The same in samples, where their elements are reduced in one way."""
+    samples = [row.samples for row in rows]
+    if any(s is None or s.each < 2 for s in samples):
+        return None
+    known = [s for s in samples if s is not None]
+    if len({(s.each, s.inside) for s in known}) > 1:
+        return None
+    first, row = known[0], rows[0]
+    assert row.weight is not None
+    weight = first.weight * (row.weight / row.weight_at_loss) if row.weight_at_loss else None
+    if weight is None:
+        return None
+    count = sum(s.count for s in known)
+    unit = f"sample (the {first.inside} of its {first.each} elements)"
+    over = f"over all {count} samples, each the {first.inside} of its {first.each} elements"
+    if is_same(weight * count, ONE):
+        return "mean", f"the mean {over}", unit, weight
+    return _scaled_sum(weight, weight * count, over, unit)
+
+
+def _through(rows: Sequence[Row]) -> str:
+    """Functions of a number that the loss passed: their derivative depends on the data."""
+    names = {f.words: None for row in rows for f in row.loss if f.kind in ("measured", "opaque")}
+    if not names:
+        return ""
+    return f" (through {', '.join(names)}, which depends on the data)"
+
+
+def _of_values(rows: Sequence[Row], weight: Exact) -> tuple[str, str, str, Exact | None]:
+    """Losses that were single values to begin with."""
+    count = sum(row.items for row in rows)
+    times = "" if is_same(weight, ONE) else f"{said(weight)} x "
+    if count == 1:
+        kind = "scaled-mean" if times else "mean"
+        return kind, f"{times}the loss's own gradient", "loss", weight
+    if is_same(weight * count, ONE):
+        return "mean", f"the mean of {count:,} losses", "loss", weight
+    return "scaled-mean", f"{times}the sum of {count:,} losses", "loss", weight
+
+
+def _of_weighted(
+    rows: Sequence[Row], items: int, whole: Exact
+) -> tuple[str, str, str, Exact | None]:
+    least = min((row.least for row in rows if row.least is not None), default=None)
+    largest = max((row.largest for row in rows if row.largest is not None), default=None)
+    times = "" if is_same(whole, ONE) else f"{said(whole)} x "
+    words = f"{times}the weighted mean over {items:,} items"
+    if largest is not None:
+        low = "" if least is None else f"{said(least)} to "
+        words += f", which weigh {low}{said(largest)}"
+    return "weighted", words, "item", None
+
+
+def _unequal_words(rows: Sequence[Row], whole: Exact) -> str:
+    weights = sorted((abs(row.weight), row.weight) for row in rows if row.weight is not None)
+    least, largest = weights[0][1], weights[-1][1]
+    counts = {row.items for row in rows}
+    is_mean = is_same(whole, ONE) and len(counts) > 1
+    if any(f.kind == "measured" for row in rows for f in row.loss):
+        return f"an item weighs from {said(least)} to {said(largest)}"
+    title = "a mean of means, not the mean" if is_mean else "unequal weights"
+    words = f"{title}: an item weighs from {said(least)} to {said(largest)}"
+    ratio = _ratio(rows)
+    return words if ratio is None else f"{words}, max/min {said(ratio)}"
+
+
+def _sentence(ledger: Ledger, terms: Sequence[TermVerdict]) -> str:
+    if not terms:
+        return f"not known: {ledger.unknown}"
+    words = list(dict.fromkeys(term.words for term in terms))
+    if len(terms) == 1:
+        return words[0]
+    if len(words) == 1:
+        return f"{len(terms)} losses added, each {words[0]}"
+    return f"{len(terms)} losses added: " + "; ".join(term.words for term in terms)

@@ -1,0 +1,374 @@
+"""What `explain` says on a terminal: the answer in words first, then the books behind it."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Iterator, Sequence
+
+from tracer.analysis.exact import said
+from tracer.analysis.explain import Explanation, Group, Overview
+from tracer.analysis.ledger import Row
+from tracer.analysis.strand import Factor
+from tracer.analysis.verdicts import Axis, TermVerdict
+from tracer.tracefile import Trace
+from tracer.views.labels import clipped, listed, number, operator, plural, short_line
+from tracer.views.terminal import Ink, printable, table
+
+__all__ = ["explanation_text", "overview_text"]
+
+MOST_LINKS = 24
+MOST_ROWS = 16
+MOST_PARAMETERS = 40
+MOST_FILLS = 12
+MOST_ANSWERS = 8
+LOUD = ("SUM", "UNEQUAL", "?")
+
+
+class Lines:
+    """Source lines of a trace as text."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._sources = trace.sources
+
+    def place(self, source: int | None) -> str:
+        """train.py:52"""
+        found = self._sources.get(source) if source is not None else None
+        return printable(short_line(found.file, found.line)) if found else ""
+
+    def text(self, source: int | None, most: int = 40) -> str:
+        """The line itself, "" where its file is not here."""
+        found = self._sources.get(source) if source is not None else None
+        if found is None:
+            return ""
+        return clipped(linecache.getline(found.file, found.line).strip(), most)
+
+
+def explanation_text(found: Sequence[Explanation], trace: Trace, ink: Ink) -> str:
+    """One parameter: the answer, then (of its last or only filling) everything behind it."""
+    lines = Lines(trace)
+    shown = found[-1]
+    blocks = [_fillings(found, lines, ink)] if len(found) > 1 else []
+    blocks.append(_headed(shown, lines, ink))
+    details = [
+        _section("items", _rows_table(shown, lines), ink),
+        _section("what happened to the buffer", _history_table(shown, lines), ink),
+        _section("the way of the gradient", _chain_table(shown, lines), ink),
+        _section("balance", _balance(shown), ink),
+    ]
+    parts = [*blocks, *(part for part in details if part)]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _fillings(found: Sequence[Explanation], lines: Lines, ink: Ink) -> list[str]:
+    """A run without steps: what each filling of the buffer came to, in a line each."""
+    head = f"{ink.bold(_clean(found[0].name))}   filled {len(found):,} times, never consumed"
+    rows = []
+    for one in found[:MOST_FILLS]:
+        axes = [axis for axis in one.verdict.axes if axis.name == "items"]
+        source = axes[0].source if axes else None
+        calls = sorted({row.number for row in one.ledger.rows})
+        name = f"call {calls[0]}" if len(calls) == 1 else f"calls {_range(calls)}"
+        replicas = one.ledger.replicas
+        words = one.verdict.words + (f", {replicas} replicas added" if replicas > 1 else "")
+        rows.append((name, f"|grad| {number(one.ledger.norm)}", words,
+                     lines.text(source), lines.place(source)))  # fmt: skip
+    drawn = [f"  {row}" for row in _columns(rows)]
+    left = len(found) - MOST_FILLS
+    return [head, *drawn, *([f"  ... {left:,} more"] if left > 0 else [])]
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}-{numbers[-1]}" if numbers else "?"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns; names in them come from the script, and may steer no terminal."""
+    return table([[printable(cell) for cell in row] for row in rows]).splitlines() if rows else []
+
+
+def _section(title: str, rows: list[str], ink: Ink) -> list[str]:
+    return [ink.bold(title), *(f"  {row}" for row in rows)] if rows else []
+
+
+def _headed(one: Explanation, lines: Lines, ink: Ink) -> list[str]:
+    head = f"{ink.bold(_clean(one.name))}   |grad| {number(one.ledger.norm)} {_when(one, lines)}"
+    if one.balance is not None:
+        head += f"   {_balanced(one)}"
+    axes = _axes_table(one.verdict.axes, lines, ink)
+    return [head, *axes, *_conclusion(one, lines, ink)]
+
+
+def _when(one: Explanation, lines: Lines) -> str:
+    step = one.ledger.step
+    if step is not None:
+        place = lines.place(step.source)
+        return f"at step {step.step}" + (f" ({place})" if place else "")
+    calls = [row.number for row in one.ledger.rows]
+    after = f"after backward call {max(calls)}" if calls else "at the end"
+    return f"{after}, not consumed by an optimizer"
+
+
+def _clean(name: str) -> str:
+    return printable(name)
+
+
+def _balanced(one: Explanation) -> str:
+    error = one.balance
+    if not error:
+        return "balanced exactly"
+    return f"{'balanced to' if one.is_balanced else 'NOT balanced: off by'} {error:.0e}"
+
+
+def _axes_table(axes: Sequence[Axis], lines: Lines, ink: Ink) -> list[str]:
+    rows = []
+    previous = ""
+    for axis in axes:
+        name = axis.name if axis.name != previous else ""
+        previous = axis.name
+        text = lines.text(axis.source)
+        rows.append((name, axis.verdict, axis.words, axis.note, text, lines.place(axis.source)))
+    drawn = _columns(rows)
+    return [f"  {_loud(line, axis, ink)}" for line, axis in zip(drawn, axes, strict=True)]
+
+
+def _loud(line: str, axis: Axis, ink: Ink) -> str:
+    return ink.red(line) if axis.verdict in LOUD else line
+
+
+def _conclusion(one: Explanation, lines: Lines, ink: Ink) -> list[str]:
+    terms = one.verdict.terms
+    if len(terms) > 1:
+        found = [ink.bold(f"  => {len(terms)} losses added")]
+        rows = [(_label(t, terms, lines), t.words, _effect(one, t)) for t in terms]
+        found += [f"     {row}" for row in _columns(rows)]
+    else:
+        found = [ink.bold(f"  => {printable(one.verdict.words)}.")]
+        told = [term for term in terms if term.unit_weight is not None]
+        found += [f"     {printable(_sentence(one, term))}" for term in told]
+    return [*found, *(f"     {printable(note)}" for note in _notes(one))]
+
+
+def _label(term: TermVerdict, terms: Sequence[TermVerdict], lines: Lines) -> str:
+    """The line that tells a loss from the others: that of its reduction, or of its items."""
+    shared = [t for t in terms if t.term.source == term.term.source]
+    source = term.term.source if len(shared) == 1 else term.term.items
+    return lines.text(source, 36) or lines.place(source) or "a loss"
+
+
+def _effect(one: Explanation, term: TermVerdict) -> str:
+    """lr x 1/8 = 0.000125 each"""
+    weight, optimizer = term.unit_weight, one.optimizer
+    if weight is None:
+        return ""
+    unit = term.unit.partition(" ")[0]
+    if optimizer is None or not optimizer.is_linear or optimizer.lr is None:
+        return f"{said(weight)} per {unit}"
+    return f"lr x {said(weight)} = {number(optimizer.lr * float(weight))} per {unit}"
+
+
+def _sentence(one: Explanation, term: TermVerdict) -> str:
+    """What one item does to the parameter in the end."""
+    weight, optimizer = term.unit_weight, one.optimizer
+    assert weight is not None
+    subject = f"One {term.unit.partition(' ')[0]}"
+    if optimizer is None:
+        return f"{subject} adds {said(weight)} x its own gradient."
+    if not optimizer.is_linear or optimizer.lr is None:
+        return f"{subject} counts {said(weight)} x its own gradient in what {optimizer.kind} sees."
+    step = number(optimizer.lr * float(weight))
+    return (
+        f"{subject} moves this weight by lr x {said(weight)} = {step} times its own gradient "
+        f"(lr {number(optimizer.lr)})."
+    )
+
+
+def _notes(one: Explanation) -> Iterator[str]:
+    beside = {f.words: f for row in one.ledger.rows for f in row.after if f.kind == "opaque"}
+    for factor in beside.values():
+        yield (
+            f"The gradient passes {factor.words}, an autograd.Function that multiplies it by "
+            f"{said(factor.value)} (measured); whether its forward does too is not recorded."
+        )
+    note = _optimizer_note(one)
+    if note:
+        yield note
+
+
+def _optimizer_note(one: Explanation) -> str:
+    optimizer = one.optimizer
+    if optimizer is None:
+        return ""
+    if optimizer.is_adaptive:
+        return (
+            f"{optimizer.kind} divides by the size of the gradient: a constant factor cancels, "
+            "except in eps and in L2 decay; unequal weights do not."
+        )
+    momentum = optimizer.options.get("momentum")
+    if optimizer.is_linear and momentum and momentum < 1:
+        return f"Momentum {number(momentum)} adds that up to {number(1 / (1 - momentum))} times."
+    if optimizer.kind == "LBFGS":
+        count = one.ledger.history.evaluations
+        return f"LBFGS called its closure {plural(count, 'time')}; this is the first evaluation."
+    return ""
+
+
+def _rows_table(one: Explanation, lines: Lines) -> list[str]:
+    rows = one.ledger.rows
+    if not rows:
+        return []
+    head = ("call", "replica", "items", "at the loss", "then", "at the optimizer", "total", "line")
+    cells = [head, *(_row_cells(row, lines) for row in rows[:MOST_ROWS])]
+    if not any(row.replica is not None for row in rows):
+        cells = [(cell[0], *cell[2:]) for cell in cells]
+    more = [f"... {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
+    return [*_columns(cells), *more]
+
+
+def _row_cells(row: Row, lines: Lines) -> tuple[str, ...]:
+    source = row.reductions[-1].source if row.reductions else row.term.source
+    samples = row.samples
+    items = f"{row.items:,}"
+    if samples is not None and samples.each > 1:
+        items += f" = {samples.count} x {samples.each}"
+    passed = [_factor(f) for f in row.after]
+    return (
+        str(row.number),
+        "" if row.replica is None else str(row.replica),
+        items,
+        f"{said(row.weight_at_loss)}  ({' · '.join(_factor(f) for f in row.loss) or 'x 1'})",
+        " · ".join(passed) or "-",
+        said(row.weight) if not row.unknown else "?",
+        said(row.total) if not row.unknown else row.unknown,
+        lines.place(source),
+    )
+
+
+def _factor(factor: Factor) -> str:
+    if factor.kind in ("reduction", "scale", "start"):
+        words = factor.words if factor.kind == "reduction" else ""
+    else:
+        words = factor.words
+    value = f"x {said(factor.value)}" if factor.value is not None else "no factor"
+    return f"{value} {words}".strip()
+
+
+def _history_table(one: Explanation, lines: Lines) -> list[str]:
+    history = one.ledger.history
+    rows: list[tuple[str, ...]] = []
+    if history.emptied:
+        rows.append(("emptied", history.emptied, "", "", lines.place(history.emptied_at)))
+    seen = set()
+    for entry, share in zip(history.entries, one.ledger.shares(), strict=True):
+        measured = entry.tensor.measured if entry.tensor else None
+        call = [row.number for row in one.ledger.rows if row.call == entry.call]
+        name = f"call {call[0]}" if call else ("earlier content" if entry.call is None else "call")
+        part = "" if share is None else f"{100 * share:.0f} % of the whole"
+        norm = number(measured.norm) if measured else "?"
+        rows.append((name, f"adds |grad| {norm}", part, "", lines.place(entry.source)))
+        for change in entry.changes:
+            if change in seen or entry is not history.entries[-1]:
+                continue
+            seen.add(change)
+            value = f"x {said(change.factor)}" if change.factor is not None else "not a factor"
+            rows.append(("then", change.words, value, "", lines.place(change.source)))
+    if one.ledger.step is not None:
+        step = one.ledger.step
+        lr = "" if one.optimizer is None else f"lr {number(one.optimizer.lr)}"
+        rows.append((f"step {step.step}", f"{step.kind} takes |grad| {number(one.ledger.norm)}",
+                     lr, "", lines.place(step.source)))  # fmt: skip
+    return _columns(rows)
+
+
+def _chain_table(one: Explanation, lines: Lines) -> list[str]:
+    links = [link for link in one.chain if link.kind not in ("moves", "") or link.branches > 1
+             or link.fan_in > 1 or link.hooks or link is one.chain[-1]]  # fmt: skip
+    rows = []
+    for link in links:
+        effect = link.effect
+        if link.branches > 1:
+            effect = f"{effect + ', ' if effect else ''}parts in {link.branches} branches"
+        if link.fan_in > 1:
+            effect = f"{link.fan_in} meet; {effect}"
+        name = operator(link.name)
+        rows.append((name, effect, f"|grad| {number(link.norm)}", lines.text(link.source, 44),
+                     lines.place(link.source)))  # fmt: skip
+    if len(rows) > MOST_LINKS:
+        left = len(rows) - MOST_LINKS
+        rows = [*rows[: MOST_LINKS // 2], ("...", f"{left} more", "", "", ""),
+                *rows[-MOST_LINKS // 2 :]]  # fmt: skip
+    return _columns(rows)
+
+
+def _balance(one: Explanation) -> list[str]:
+    report = one.report
+    if report is None:
+        return []
+    found = []
+    if one.balance is not None:
+        found.append(f"contributions x factors = what was consumed: {_balanced(one)}")
+    worst = f"to {report.worst:.0e}" if report.worst else "exactly"
+    off = len(report.imbalances) + len(report.hooked)
+    found.append(f"{report.fan_ins + report.buffers:,} sums in its calls, {off} off, rest {worst}")
+    for imbalance in [*report.imbalances, *report.hooked][:6]:
+        factor = "" if imbalance.factor is None else f" x {imbalance.factor:.6g}"
+        why = f" ({imbalance.explanation})" if imbalance.explanation else ""
+        found.append(printable(f"{imbalance.what}: changed{factor}{why}"))
+    return found
+
+
+def overview_text(overview: Overview, trace: Trace, ink: Ink) -> str:
+    """Without a parameter: the answers for the run, and a table of parameters."""
+    lines = Lines(trace)
+    filled = _filled(overview)
+    blocks = [_fillings(members, lines, ink) for members in filled.values()]
+    steps = [group for group in overview.groups if group.members[0].name not in filled]
+    blocks += [_answer(group, lines, ink) for group in steps[:MOST_ANSWERS]]
+    if len(steps) > MOST_ANSWERS:
+        left = len(steps) - MOST_ANSWERS
+        blocks.append([f"... {left} more answers; see them with `explain TRACE PARAMETER`"])
+    if steps:
+        blocks.append(_parameters(steps, ink))
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _answer(group: Group, lines: Lines, ink: Ink) -> list[str]:
+    axes = _axes_table(group.verdict.axes, lines, ink)
+    return [_title(group, lines, ink), *axes, *_conclusion(group.members[0], lines, ink)]
+
+
+def _filled(overview: Overview) -> dict[str, list[Explanation]]:
+    """The buffers that were filled more than once and never consumed, with each filling."""
+    found: dict[str, list[Explanation]] = {}
+    for group in overview.groups:
+        for one in group.members:
+            if one.fills > 1:
+                found.setdefault(one.name, []).append(one)
+    return found
+
+
+def _title(group: Group, lines: Lines, ink: Ink) -> str:
+    members = group.members
+    named = listed([_clean(m.name) for m in members], 2)
+    what = named if len(members) < 3 else f"{plural(len(members), 'parameter')} ({named})"
+    return f"{ink.bold(what)}   {_when(members[0], lines)}"
+
+
+def _parameters(groups: Sequence[Group], ink: Ink) -> list[str]:
+    rows = [("parameter", "|grad|", "at", "answer", "beside it")]
+    members = [one for group in groups for one in group.members]
+    for one in members[:MOST_PARAMETERS]:
+        step = one.ledger.step
+        at = f"step {step.step}" if step is not None else "the end"
+        words = clipped(one.verdict.words, 56)
+        rows.append((_clean(one.name), number(one.ledger.norm), at, words, _beside(one)))
+    is_single = len(groups) == 1
+    drawn = _columns([(*row[:3], row[4]) if is_single else row for row in rows])
+    more = len(members) - MOST_PARAMETERS
+    tail = [f"... {plural(more, 'more parameter')}"] if more > 0 else []
+    return [ink.dim(drawn[0]), *drawn[1:], *tail]
+
+
+def _beside(one: Explanation) -> str:
+    """Factors that its gradient passed beside those of the loss."""
+    found = {_factor(f): None for row in one.ledger.rows for f in row.after}
+    return listed(found, 3)

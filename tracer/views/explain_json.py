@@ -1,0 +1,181 @@
+"""What `explain --json` prints: docs/explain.md says what each key means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from tracer.analysis.chain import Link
+from tracer.analysis.exact import said
+from tracer.analysis.explain import Explanation, Overview
+from tracer.analysis.history import Change
+from tracer.analysis.ledger import Row
+from tracer.analysis.strand import Factor
+from tracer.analysis.verdicts import Axis, TermVerdict
+from tracer.semantics.effects import Exact
+from tracer.tracefile import Trace
+
+__all__ = ["SCHEMA", "explanation_document", "overview_document"]
+
+SCHEMA = 1
+"""Of the JSON document; goes up when a key changes its meaning or goes away."""
+
+Document = dict[str, Any]
+
+
+def explanation_document(found: Sequence[Explanation], trace: Trace) -> Document:
+    """One parameter, with everything behind the answer."""
+    return {
+        "schema": SCHEMA,
+        "trace": str(trace.path),
+        "parameter": found[0].name,
+        "fillings": [_explanation(one, trace, is_whole=True) for one in found],
+    }
+
+
+def overview_document(overview: Overview, trace: Trace) -> Document:
+    """The answers for a run, each with the parameters it holds for."""
+    return {
+        "schema": SCHEMA,
+        "trace": str(trace.path),
+        "step": overview.step,
+        "answers": [
+            {
+                **_explanation(group.members[0], trace, is_whole=False),
+                "parameters": [
+                    {"name": one.name, "norm": _real(one.ledger.norm),
+                     "balance": _real(one.balance)}
+                    for one in group.members
+                ],
+            }
+            for group in overview.groups
+        ],
+    }  # fmt: skip
+
+
+def _explanation(one: Explanation, trace: Trace, *, is_whole: bool) -> Document:
+    step, optimizer = one.ledger.step, one.optimizer
+    document: Document = {
+        "name": one.name,
+        "step": None if step is None else step.step,
+        "filling": one.ledger.fill,
+        "norm": _real(one.ledger.norm),
+        "answer": one.verdict.words,
+        "axes": [_axis(axis, trace) for axis in one.verdict.axes],
+        "losses": [_term(term, optimizer.lr if optimizer else None) for term in one.verdict.terms],
+        "rows": [_row(row, trace) for row in one.ledger.rows],
+        "optimizer": None,
+        "balance": _real(one.balance),
+    }
+    if optimizer is not None:
+        document["optimizer"] = {
+            "kind": optimizer.kind, "lr": optimizer.lr, "is_adaptive": optimizer.is_adaptive,
+            "options": optimizer.options,
+        }  # fmt: skip
+    if is_whole:
+        document["buffer"] = _history(one, trace)
+        document["chain"] = [_link(link, trace) for link in one.chain]
+    return document
+
+
+def _place(source: int | None, trace: Trace) -> Document:
+    found = trace.sources.get(source) if source is not None else None
+    return {"file": found.file if found else None, "line": found.line if found else None}
+
+
+def _real(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _exact(value: Exact | None) -> Document | None:
+    """A factor as a number and as text; `is_exact` tells a fraction from a measured number."""
+    if value is None:
+        return None
+    return {
+        "value": _real(float(value)),
+        "text": said(value),
+        "is_exact": isinstance(value, Fraction),
+    }
+
+
+def _axis(axis: Axis, trace: Trace) -> Document:
+    return {
+        "axis": axis.name, "verdict": axis.verdict, "words": axis.words, "note": axis.note,
+        **_place(axis.source, trace),
+    }  # fmt: skip
+
+
+def _term(term: TermVerdict, lr: float | None) -> Document:
+    weight = term.unit_weight
+    return {
+        "kind": term.kind, "words": term.words, "items": term.items, "total": _exact(term.total),
+        "weight": _exact(term.weight), "ratio": _real(term.ratio), "unit": term.unit,
+        "unit_weight": _exact(weight),
+        "effective_step": None if weight is None or lr is None else _real(lr * float(weight)),
+        "unknown": term.unknown,
+    }  # fmt: skip
+
+
+def _row(row: Row, trace: Trace) -> Document:
+    source = row.reductions[-1].source if row.reductions else row.term.source
+    samples = row.samples
+    return {
+        "call": row.number, "replica": row.replica, "items": row.items, "masked": row.masked,
+        "samples": samples.count if samples else None,
+        "elements_per_sample": samples.each if samples else None,
+        "weight_at_loss": _exact(row.weight_at_loss), "weight": _exact(row.weight),
+        "total": _exact(row.total),
+        "loss_factors": [_factor(factor, trace) for factor in row.loss],
+        "later_factors": [_factor(factor, trace) for factor in row.after],
+        "reductions": [
+            {"kind": r.kind, "over": r.over, "node": r.name, **_place(r.source, trace)}
+            for r in row.reductions
+        ],
+        "unknown": row.unknown, **_place(source, trace),
+    }  # fmt: skip
+
+
+def _factor(factor: Factor, trace: Trace) -> Document:
+    return {
+        "kind": factor.kind, "factor": _exact(factor.value), "words": factor.words,
+        "is_measured": factor.is_measured, **_place(factor.source, trace),
+    }  # fmt: skip
+
+
+def _history(one: Explanation, trace: Trace) -> Document:
+    history = one.ledger.history
+    return {
+        "emptied_by": history.emptied or None,
+        "is_complete": history.is_complete,
+        "closure_evaluations": history.evaluations,
+        "contributions": [
+            {
+                "call": next((r.number for r in one.ledger.rows if r.call == entry.call), None),
+                "norm": _real(entry.tensor.measured.norm)
+                if entry.tensor and entry.tensor.measured else None,
+                "share": _real(share),
+                "changes": [_change(change, trace) for change in entry.changes],
+                "consumed_before": len(entry.consumed[:-1]),
+                **_place(entry.source, trace),
+            }
+            for entry, share in zip(history.entries, one.ledger.shares(), strict=True)
+        ],
+    }  # fmt: skip
+
+
+def _change(change: Change, trace: Trace) -> Document:
+    return {
+        "kind": change.kind, "factor": _exact(change.factor), "words": change.words,
+        "is_announced": change.is_announced, **_place(change.source, trace),
+    }  # fmt: skip
+
+
+def _link(link: Link, trace: Trace) -> Document:
+    return {
+        "node": link.name, "called": link.called, "effect": link.effect,
+        "factor": _exact(link.factor), "norm": _real(link.norm), "fan_in": link.fan_in,
+        "branches": link.branches, **_place(link.source, trace),
+    }  # fmt: skip
