@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tracer.analysis.balance import check_balance
 from tracer.analysis.contents import contents_of
+from tracer.analysis.explain import Explainer
 from tracer.analysis.places import Place, places_of
 from tracer.commands.console import progress, tell, wants_colour
 from tracer.commands.graph import Wish, draw
 from tracer.errors import TracerError
 from tracer.events import Call, RunInfo
 from tracer.graph.build import build
+from tracer.graph.names import Names
 from tracer.tracefile import Trace, load
+from tracer.views.explain import answers_text
 from tracer.views.terminal import Ink, Written, balance_text, summary_text
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ __all__ = ["after_run"]
 T = TypeVar("T")
 
 MOST_PLACES = 8
+MOST_ANSWERS = 2
+MOST_NODES = 20_000
+"""Of one backward call, to be explained at the end of a run: a few seconds' worth."""
 MOST_CONTRIBUTIONS = 200_000
 """To balance at the end of a run, some ten seconds' worth; more are taken here and there."""
 
@@ -57,10 +63,12 @@ def after_run(plan: Plan, failure: str) -> None:
         contents = contents_of(trace)
         written = [plan.output]
         places: Sequence[Place] = ()
-        balance, following = "", ""
+        balance, following, answer = "", "", ""
         if contents.calls:
             balance = remarks.attempt("balance", lambda: _balance(trace), "not checked")
-            places = remarks.attempt("places", lambda: places_of(build(trace)), [])
+            answer = remarks.attempt("answer", lambda: _answer(trace, ink), "")
+            if not answer:
+                places = remarks.attempt("places", lambda: places_of(build(trace)), [])
             following = _following(trace, plan.output)
         if contents.calls and plan.svg:
             written += remarks.attempt("picture", lambda: _draw(trace, plan), [])
@@ -70,10 +78,19 @@ def after_run(plan: Plan, failure: str) -> None:
             places=_rows(places, [contents.run.cwd, _folder(contents.run)]),
             written=[Written(_as_typed(file), file.stat().st_size) for file in written],
             remarks=remarks,
+            answer=answer,
             following=following,
             ink=ink,
         )
     tell(text)
+
+
+def _answer(trace: Trace, ink: Ink) -> str:
+    """What `explain` says first; "" for graphs so large that it would keep the user waiting."""
+    layouts = {call.layout for call in trace.calls}
+    if max(len(trace.layout(layout).states) for layout in layouts) > MOST_NODES:
+        return ""
+    return answers_text(Explainer(trace).overview(), trace, ink, MOST_ANSWERS)
 
 
 def _folder(run: RunInfo) -> str:
@@ -102,11 +119,12 @@ def _sample(trace: Trace) -> list[Call]:
 
 def _following(trace: Trace, output: Path) -> str:
     """The next command to type: a parameter of the run, far from the loss if there is a choice."""
-    named = [buffer for buffer in trace.buffers.values() if buffer.name]
-    named = [b for b in named if b.is_parameter] or named
-    named = [b for b in named if len(b.shape) > 1] or named
-    parameter = f" --parameter {shlex.quote(named[-1].name)}" if named else ""
-    return f"{_program()} graph {shlex.quote(_as_typed(output))}{parameter}"
+    names = Names(trace)
+    known = [buffer for buffer in trace.buffers.values() if buffer.name]
+    known = [b for b in known if b.is_parameter] or known
+    known = [b for b in known if len(b.shape) > 1] or known
+    parameter = f" {shlex.quote(names.buffer(known[-1].id))}" if known else ""
+    return f"{_program()} explain {shlex.quote(_as_typed(output))}{parameter}"
 
 
 def _program() -> str:

@@ -14,7 +14,7 @@ from tracer.tracefile import Trace
 from tracer.views.labels import clipped, listed, number, operator, plural, short_line
 from tracer.views.terminal import Ink, printable, table
 
-__all__ = ["explanation_text", "overview_text"]
+__all__ = ["answers_text", "explanation_text", "overview_text"]
 
 MOST_LINKS = 24
 MOST_ROWS = 16
@@ -318,16 +318,24 @@ def _balance(one: Explanation) -> list[str]:
 
 def overview_text(overview: Overview, trace: Trace, ink: Ink) -> str:
     """Without a parameter: the answers for the run, and a table of parameters."""
+    filled = _filled(overview)
+    steps = [group for group in overview.groups if group.members[0].name not in filled]
+    text = answers_text(overview, trace, ink)
+    return f"{text}\n" + ("\n".join(_parameters(steps, ink)) + "\n" if steps else "")
+
+
+def answers_text(overview: Overview, trace: Trace, ink: Ink, most: int = MOST_ANSWERS) -> str:
+    """The answers for a run: at most so many of steps, and of buffers that were never consumed."""
     lines = Lines(trace)
     filled = _filled(overview)
-    blocks = [_fillings(members, lines, ink) for members in filled.values()]
+    blocks = [_fillings(members, lines, ink) for members in filled.values()][:most]
     steps = [group for group in overview.groups if group.members[0].name not in filled]
-    blocks += [_answer(group, lines, ink) for group in steps[:MOST_ANSWERS]]
-    if len(steps) > MOST_ANSWERS:
-        left = len(steps) - MOST_ANSWERS
-        blocks.append([f"... {left} more answers; see them with `explain TRACE PARAMETER`"])
-    if steps:
-        blocks.append(_parameters(steps, ink))
+    blocks += [_answer(group, lines, ink) for group in steps[:most]]
+    left = max(0, len(steps) - most) + max(0, len(filled) - most)
+    if left:
+        blocks.append(
+            [f"... {plural(left, 'more answer')}; see them with `explain TRACE PARAMETER`"]
+        )
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 

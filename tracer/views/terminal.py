@@ -58,8 +58,12 @@ def summary_text(
     remarks: Iterable[str],
     following: str,
     ink: Ink,
+    answer: str = "",
 ) -> str:
-    """What `trace` says at the end: what was seen, where it adds and averages, what comes next."""
+    """What `trace` says at the end: what was seen, where it adds and averages, what comes next.
+
+    `answer` is what `explain` says for the run; `places` stand in for it where there is none.
+    """
     code = contents.run.exit_code
     ended = f", exit code {code}" if code else ""
     rows = [("recorded", _recorded(contents))]
@@ -73,6 +77,8 @@ def summary_text(
     lines = [ink.bold(printable(f"gradtrace: {contents.run.script}{ended}"))]
     lines += [_row(name, text, ink) for name, text in rows]
     lines += [printable(f"gradtrace: {remark}") for remark in remarks]
+    if answer:
+        lines += ["", *answer.splitlines(), ""]
     if following:
         lines.append(f"next: {ink.bold(printable(following))}")
     return "\n".join(lines) + "\n"
