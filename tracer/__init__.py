@@ -15,9 +15,9 @@ from tracer.version import __version__
 
 if TYPE_CHECKING:
     from tracer.devices import virtual_gpus
-    from tracer.views.notebook import build
     from tracer.record.recorder import Recorder
     from tracer.tracefile import load
+    from tracer.views.notebook import build
 
 __all__ = ["Recorder", "__version__", "build", "load", "virtual_gpus"]
 

@@ -93,8 +93,9 @@ class Module:
     """An `nn.Module` that was called.
 
     `path` is its attribute path inside the root, "" for the root itself; `root` is the id of the
-    outermost module around it, itself if it is one. `variable` is what the script calls a root.
-    `replica` is the number of the copy inside DataParallel, None outside.
+    outermost module around it, itself if it is one. `variable` is what the script calls a root, or
+    of a replica the original. `replica` is the device index of a copy inside DataParallel, None
+    outside.
     """
 
     id: int

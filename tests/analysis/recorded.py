@@ -50,7 +50,6 @@ def consumed_by(script: Callable[[], object], leaf: Callable[[], torch.Tensor]) 
         if not seen and gradient is not None:
             seen.append(gradient.detach().clone())
 
-
     handle = register_optimizer_step_pre_hook(look)
     try:
         torch.manual_seed(0)

@@ -42,9 +42,7 @@ def test_clipping_each_micro_batch_weighs_them_unequally(tmp_path: Path) -> None
     second = 0.1 / (norms[1] + 1e-6)
     first = second * 0.1 / (norms[0] + 1e-6)
 
-    assert [float(w) for _, w in weights(found)] == pytest.approx(
-        [first / 8, second / 8], rel=1e-6
-    )
+    assert [float(w) for _, w in weights(found)] == pytest.approx([first / 8, second / 8], rel=1e-6)
     assert verdicts(found, "backward calls") == ["UNEQUAL"]
 
 

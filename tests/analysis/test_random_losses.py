@@ -31,9 +31,7 @@ def to_number(t: Tensor, rng: random.Random, depth: int) -> Tensor:
 def on_number(t: Tensor, rng: random.Random, depth: int) -> Tensor:
     if depth <= 0:
         return t
-    return rng.choice(
-        [lambda: t / 4, lambda: t / 3, lambda: t + 1.5, lambda: t]
-    )()
+    return rng.choice([lambda: t / 4, lambda: t / 3, lambda: t + 1.5, lambda: t])()
 
 
 def reduced(t: Tensor, rng: random.Random, depth: int) -> Tensor:

@@ -68,9 +68,7 @@ class Case:
 
         return run
 
-    def backward(
-        self, call: int, p: Tensor, y: Tensor, more_of: tuple[int, int] | None
-    ) -> None:
+    def backward(self, call: int, p: Tensor, y: Tensor, more_of: tuple[int, int] | None) -> None:
         if more_of is None and self.fused is not None:
             loss = self.fused(p, y)
         else:

@@ -53,9 +53,7 @@ def test_elements_are_told_from_samples(tmp_path: Path) -> None:
 
 
 def test_a_sum_over_elements_averaged_over_samples(tmp_path: Path) -> None:
-    found = explain(
-        train(8, outputs=4, loss=lambda p, y: (p - y).square().sum(1).mean()), tmp_path
-    )
+    found = explain(train(8, outputs=4, loss=lambda p, y: (p - y).square().sum(1).mean()), tmp_path)
 
     assert weights(found) == [(32, EIGHTH)]
     assert verdicts(found, "items") == ["mean of sums"]
@@ -118,9 +116,7 @@ def test_three_calls_whose_gradient_is_divided_by_hand(tmp_path: Path) -> None:
 
 
 def test_three_sums_are_one_sum(tmp_path: Path) -> None:
-    found = explain(
-        train(8, 8, 8, loss=lambda p, y: F.mse_loss(p, y, reduction="sum")), tmp_path
-    )
+    found = explain(train(8, 8, 8, loss=lambda p, y: F.mse_loss(p, y, reduction="sum")), tmp_path)
 
     assert verdicts(found, "backward calls") == ["sum"]
     assert found.verdict.words == "the sum over all 24 items"

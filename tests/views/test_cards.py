@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.graph.sketch import Grad, Op, Sent, Sketch, blocks, repeated
-from tests.graph.test_replicas import two_replicas
+from tests.graph.test_replicas import replicated, two_replicas
 from tracer.graph.build import build
 from tracer.graph.fold import fold
 from tracer.views.cards import Card, cards
@@ -161,6 +161,16 @@ def test_replicas_are_added_at_the_parameters(path: Path) -> None:
     leaf = cards(fold(build(two_replicas(path, layers=9)), depth=1))["leaf:net.fc3"]
 
     assert ("summed", "Σ 2 replicas") in pills(leaf)
+
+
+def test_gather_and_scatter_say_the_sizes_of_the_chunks(path: Path) -> None:
+    graph = build(replicated(path, layers=2, chunks=(3, 3, 2), scatters=True))
+    shown = cards(fold(graph, depth=1)).values()
+    written = [text for card in shown for text in texts(card)]
+
+    assert "Gather 3 + 3 + 2" in written
+    assert "Scatter 3 + 3 + 2" in written
+    assert any("chunks of 3 + 3 + 2" in card.tip for card in shown)
 
 
 def test_everything_written_fits_on_its_card(path: Path) -> None:

@@ -100,3 +100,9 @@ def test_long_names_lose_their_middle() -> None:
 def test_plurals() -> None:
     assert labels.plural(1, "call") == "1 call"
     assert labels.plural(1024, "call") == "1,024 calls"
+
+
+def test_many_chunks_that_are_alike_are_counted() -> None:
+    assert labels.chunks((2, 2)) == "2 + 2"
+    assert labels.chunks((3, 3, 2)) == "3 + 3 + 2"
+    assert labels.chunks((2,) * 7 + (1,)) == "7 × 2 + 1"

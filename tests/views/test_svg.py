@@ -11,7 +11,7 @@ import pytest
 
 from tests.graph.sketch import Grad, Op, Sketch, blocks, repeated
 from tests.graph.test_export import HOSTILE, hostile
-from tests.graph.test_replicas import two_replicas
+from tests.graph.test_replicas import replicated, two_replicas
 from tracer.errors import DotFailed, UnknownName
 from tracer.graph.build import build
 from tracer.graph.fold import fold
@@ -49,6 +49,28 @@ def test_blocks(path: Path, golden: Golden) -> None:
 
 def test_replicas(path: Path, golden: Golden) -> None:
     golden("replicas.svg", render(two_replicas(path, layers=9), depth=1))
+
+
+def test_each_lane_is_titled_with_its_replica(path: Path) -> None:
+    shown = texts(render(two_replicas(path)))
+
+    assert {"replica 0", "replica 1"} <= set(shown)
+    assert shown.count("cpu · 2 of 4") == 2
+
+
+def test_lanes_of_replicas_stand_side_by_side(path: Path) -> None:
+    picture = ET.fromstring(render(two_replicas(path), depth=1))
+    places = {t.text: t for t in picture.iter(f"{SPACE}text")}
+    first, second = places["replica 0"], places["replica 1"]
+
+    assert first.get("y") == second.get("y")
+    assert first.get("x") != second.get("x")
+
+
+def test_many_replicas_are_one_lane_that_says_how_many(path: Path) -> None:
+    shown = texts(render(replicated(path, layers=2, chunks=(1,) * 8), depth=1))
+
+    assert "net × 8 replicas" in shown
 
 
 def test_dot_source(path: Path, golden: Golden) -> None:

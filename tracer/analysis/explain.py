@@ -103,7 +103,7 @@ class Explainer:
     def parameter(self, wanted: str, step: int | None = None) -> list[Explanation]:
         """One parameter at a step, by default the first that consumed it whole.
 
-            Without any step: each time it was filled.
+        Without any step: each time it was filled.
         """
         names = {self.names.buffer(b): b for b in self.trace.buffers}
         name = matching(wanted, names)

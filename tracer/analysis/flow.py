@@ -52,9 +52,7 @@ class CallFlow:
     """At opaque nodes, inside which another backward call may have run."""
 
 
-def flow_of(
-    facts: CallFacts, network: Network, outer: CallFlow | None = None
-) -> CallFlow:
+def flow_of(facts: CallFacts, network: Network, outer: CallFlow | None = None) -> CallFlow:
     """Follow the gradients of a call; `outer` is the flow of the call that it ran inside of."""
     inherited = _inherited(facts, outer) if outer else {}
     if outer and len(inherited) < len(facts.layout.roots):

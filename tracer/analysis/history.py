@@ -132,9 +132,7 @@ class Archive:
     def _readings_of(self, event: Seen) -> dict[tuple[int, str], tuple[int, int | None]]:
         if event.layout not in self._readings:
             readings = self.trace.layout(event.layout).readings
-            self._readings[event.layout] = {
-                (r.buffer, r.moment): (r.form, r.row) for r in readings
-            }
+            self._readings[event.layout] = {(r.buffer, r.moment): (r.form, r.row) for r in readings}
         return self._readings[event.layout]
 
 
@@ -339,9 +337,7 @@ class _Book:
                 return
             yield event
 
-    def _leave(
-        self, call: Call, facts: CallFacts, node: int, received: Tensor | None
-    ) -> None:
+    def _leave(self, call: Call, facts: CallFacts, node: int, received: Tensor | None) -> None:
         """What the call left, against what it found and added: hooks after accumulation."""
         after = self._archive.reading(call, self._buffer, "after")
         parts = [t for t in (self._content, received) if t is not None]

@@ -228,9 +228,7 @@ class Books:
                 stack += [sent.edge.sender for sent in facts.arriving.get(node, ())]
         return max(len(copies), 1)
 
-    def _samples_of(
-        self, facts: CallFacts, site: tuple[int, int], ended: Ended
-    ) -> Samples | None:
+    def _samples_of(self, facts: CallFacts, site: tuple[int, int], ended: Ended) -> Samples | None:
         if site not in self._samples:
             edges = facts.structure.edges
             below = sorted({edges[number].receiver for number in ended.edges})

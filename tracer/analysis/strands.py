@@ -281,9 +281,7 @@ class _Walk:
             return None
         return replace(strand, live=kept, masked=strand.masked + strand.live - kept)
 
-    def _end_at_loss(
-        self, node: int, strand: Strand, sent: Sent, effect: LossReduction
-    ) -> None:
+    def _end_at_loss(self, node: int, strand: Strand, sent: Sent, effect: LossReduction) -> None:
         """A fused loss: its reduction, if it has one, and the items are told by its rule."""
         facts, measured = self._facts.node(node), sent.tensor.measured
         if effect.reduction != "none":
@@ -382,9 +380,7 @@ def _moved(
     return None if kept is None or kept > strand.live else replace(strand, live=kept, part=part)
 
 
-def _told_apart(
-    strand: Strand, beside: list[Strand], tensor: Tensor, elements: int
-) -> int | None:
+def _told_apart(strand: Strand, beside: list[Strand], tensor: Tensor, elements: int) -> int | None:
     """How much of a strand is in a part, if the weights of all strands tell whose part it is."""
     weights = [other.now for other in beside]
     is_disjoint = sum(other.live for other in beside) <= elements

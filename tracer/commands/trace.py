@@ -153,8 +153,7 @@ def _plan(target: Target, flags: Mapping[str, Any]) -> Plan:
     chosen = {"output": Path(f"{target.stem}.trace").absolute(), **_defaults(table, name)}
     chosen.update({key: flags[key] for key in PARSERS if flags.get(key) is not None})
     chosen["output"] = _of_rank(chosen["output"], os.environ)
-    plan = Plan(target, **chosen, gpus_insist=flags.get("gpus") is not None)
-    return plan
+    return Plan(target, **chosen, gpus_insist=flags.get("gpus") is not None)
 
 
 def _defaults(table: Mapping[str, object], name: str) -> dict[str, Any]:

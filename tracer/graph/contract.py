@@ -136,6 +136,7 @@ def _merged_node(graph: nx.MultiDiGraph, top: str, several: list[str], kind: str
         replicas=tuple(sorted({r for part in parts for r in part["replicas"]})),
         lines=_joined(line for part in parts for line in part["lines"]),
         names=tuple(Counter(steps).most_common()),
+        chunks=tuple(dict.fromkeys(chunks for part in parts for chunks in part["chunks"])),
         effects=tuple(effect for part in parts for effect in part["effects"]),
         fan_in=graph.nodes[top]["fan_in"] if kind == "chain" else 0,
         fan_ins_inside=sum(part["fan_ins_inside"] for part in parts),
@@ -168,7 +169,7 @@ def _parts(data: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """The operations of a node, each with what it does and where it stands."""
     if data.get("parts"):
         return tuple(data["parts"])
-    names = ("name", "names", "nodes", "effects", "lines", "hooks", "calls", "copies")
+    names = ("name", "names", "chunks", "nodes", "effects", "lines", "hooks", "calls", "copies")
     return ({name: data[name] for name in names},)
 
 
@@ -205,7 +206,8 @@ def _merged_edge(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any
 def shared_leaves_split(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
     """A leaf that several boxes write is drawn once for each: the first whole, the others dashed.
 
-    Long edges across the picture are what makes layouts slow and hard to read.
+    Long edges across the picture are what makes layouts slow and hard to read. The boxes of one
+    module in several lanes count as one.
     """
     result = graph.copy()
     for leaf, data in graph.nodes(data=True):
@@ -216,11 +218,15 @@ def shared_leaves_split(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
         if len(senders) < 2 or not boxes:
             continue
         owner = leaf.replace("leaf:", "module:", 1)
-        home = owner if owner in boxes else boxes[0]
+        home = next((box for box in boxes if box == owner or box.startswith(f"{owner}@")), boxes[0])
         for sender in senders:
-            if sender != home:
+            if sender != home and not _is_other_lane(graph.nodes[sender], graph.nodes[home]):
                 _move(result, sender, leaf)
     return result
+
+
+def _is_other_lane(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(one["lane"] != other["lane"] and one["path"] and one["path"] == other["path"])
 
 
 def _move(graph: nx.MultiDiGraph, sender: str, leaf: str) -> None:

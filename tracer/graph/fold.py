@@ -28,6 +28,12 @@ COMFORTABLE = 64
 FEW = 26
 """Visible nodes up to which calls stand side by side and modules are opened to operations."""
 
+MOST_LANES = 4
+"""Replicas that stand side by side; more of them lie on one another."""
+
+FEW_IN_LANES = 30
+"""Visible nodes up to which replicas stand side by side: each module is there once for each."""
+
 HARD_LIMIT = 1000
 """Visible nodes that are never exceeded, whatever was asked for: layouts take seconds from here."""
 
@@ -49,6 +55,7 @@ def fold(
     most = limit if limit is not None else (COMFORTABLE if depth is None else HARD_LIMIT)
     for number, plan in enumerate(plans):
         allowed = min(most, FEW) if depth is None and plan.opened else most
+        allowed = min(allowed, FEW_IN_LANES) if plan.lanes else allowed
         is_last = number == len(plans) - 1
         grouping = group(graph, tree, plan)
         if grouping.visible > HOPELESS * allowed and not is_last:
@@ -78,8 +85,15 @@ def _focus(graph: nx.MultiDiGraph, tree: Tree) -> Path:
 
 
 def _plans(tree: Tree, focus: Path) -> Iterator[Plan]:
-    """From the finest to the coarsest."""
+    """From the finest to the coarsest; two replicas side by side say more than deeper modules."""
     deepest = tree.deepest
+    if 1 < tree.replicas <= MOST_LANES:
+        yield Plan(deepest + 1, opened=True, stacked=False, repeated=False, lanes=True)
+        yield Plan(deepest + 1, opened=True, lanes=True)
+        if focus:
+            yield Plan(deepest, lanes=True, focus=focus)
+        for depth in range(deepest, 0, -1):
+            yield Plan(depth, lanes=True)
     yield Plan(deepest + 1, opened=True, stacked=False, repeated=False)
     yield Plan(deepest + 1, opened=True)
     if focus:
@@ -97,6 +111,8 @@ def _plans_at(tree: Tree, depth: int) -> Iterator[Plan]:
     """The depth that was asked for; coarser ones only where it cannot be drawn."""
     opened = depth > tree.deepest
     wanted = min(depth, tree.deepest + 1)
+    if 1 < tree.replicas <= MOST_LANES:
+        yield Plan(wanted, opened=opened, lanes=True)
     yield Plan(wanted, opened=opened)
     yield Plan(wanted, opened=opened, operations="line")
     for shallower in range(wanted - 1, -1, -1):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import networkx as nx
 
+from tracer.graph.chunks import GATHER, SCATTER
 from tracer.graph.replicas import REDUCER
 from tracer.graph.siblings import Path, folded_paths, own_contents
 
@@ -29,7 +30,8 @@ class Plan:
 
     Modules deeper than `depth` are part of their ancestor at that depth, and modules without
     children are boxes; with `opened` they are shown by their operations. `stacked`: calls with
-    the same graph lie on one another, and so do replicas. `operations` outside of the boxes are
+    the same graph lie on one another. Replicas do as well, but with `lanes` they stand side by
+    side, each in a box of its own. `operations` outside of the boxes are
     shown each, or together by line, by function, or all. With a `focus` only the modules around it
     are opened, whatever their depth. A depth of -1 knows no modules.
     """
@@ -38,17 +40,22 @@ class Plan:
     opened: bool = False
     stacked: bool = True
     repeated: bool = True
+    lanes: bool = False
     operations: Operations = "each"
     focus: Path = ()
 
 
 @dataclass(frozen=True)
 class Group:
-    """What one visible node stands for. `path` is that of the box, or of the module around it."""
+    """What one visible node stands for. `path` is that of the box, or of the module around it.
+
+    `lane` is the number of its replica, where replicas stand side by side.
+    """
 
     kind: str
     path: Path = ()
     mark: Hashable = None
+    lane: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ class Tree:
         self.roots = {path[0] for path in every if path}
         self.deepest = max((len(path) - 1 for path in every if path), default=0)
         self.uses = _uses(graph, self.paths, self.leaves)
+        self.replicas = len(_replicas(graph))
 
     def shown(self, path: Path, plan: Plan) -> Path:
         return self.folded[path][0] if plan.repeated else path
@@ -161,6 +169,11 @@ def _path(data: dict[str, Any]) -> Path:
     return (root, *module.split(".")) if module else (root,)
 
 
+def _replicas(graph: nx.MultiDiGraph) -> set[int]:
+    numbers = {data["replica"] for _, data in graph.nodes(data=True) if data["kind"] == "node"}
+    return numbers - {None}
+
+
 def _effects(graph: nx.MultiDiGraph) -> dict[str, Hashable]:
     """What each node does, without numbers that differ from one tensor to the next."""
     found: dict[str, set[Hashable]] = {}
@@ -196,22 +209,24 @@ def _of_node(
     tree: Tree, plan: Plan, key: str, data: dict[str, Any], seen: Counter[Hashable]
 ) -> Group:
     path = tree.paths[key]
-    replica = None if plan.stacked else data["replica"]
+    lane = data["replica"] if plan.lanes and path else None
     box = tree.box(path, plan)
+    if box is not None and plan.lanes and data["name"] in (GATHER, SCATTER):
+        box, path = None, ()  # at the ends of the lanes; in a box, the way through them is a circle
     if box is not None:
         use = tree.uses.get(key) if len(box) == len(path) else None
-        return Group("module", box, (replica, use) if replica is not None or use else None)
+        return Group("module", box, use, lane)
     around = tree.shown(path, plan) if plan.depth >= 0 else ()
     if plan.operations == "all":
-        return Group("op", around, replica)
+        return Group("op", around, None, lane)
     if plan.operations == "function":
-        return Group("op", around, (replica, data["file"], data["function"]))
-    line = (replica, data["name"], data["file"], data["line"], data["called"])
+        return Group("op", around, (data["file"], data["function"]), lane)
+    line = (data["name"], data["file"], data["line"], data["called"])
     if plan.operations == "line":
-        return Group("op", around, line)
+        return Group("op", around, line, lane)
     instance = (data["call"], data["replica"], path, line)
     seen[instance] += 1
-    return Group("op", around, (_stack(plan, data), seen[instance], line))
+    return Group("op", around, (_stack(plan, data), seen[instance], line), lane)
 
 
 def _stack(plan: Plan, data: dict[str, Any]) -> Hashable:
@@ -241,23 +256,30 @@ def _add_buffers(
         known = writers.setdefault(buffer, {})
         for end in (key, *reducers):
             known.update((groups[s], None) for s in graph.predecessors(end) if s in groups)
-    written = Counter(writer for found in writers.values() for writer in found)
+    written = Counter(
+        writer for found in writers.values() for writer in {replace(w, lane=None) for w in found}
+    )
     for buffer, found in writers.items():
         if buffer not in graph or not found:
             continue
         home = _home(tree.shown(tree.paths[buffer], plan), list(found))
-        if home.kind == "module" or written[home] > ALONE:
-            groups[buffer] = Group("leaf", home.path, home)
+        if home.kind == "module" or written[replace(home, lane=None)] > ALONE:
+            groups[buffer] = Group("leaf", home.path, home, home.lane)
         else:
             name = graph.nodes[buffer]["name"].rpartition(".")[2]
             path = tree.shown(tree.paths[buffer], plan)
-            groups[buffer] = Group("buffer", home.path, (path, name) if path else buffer)
+            groups[buffer] = Group("buffer", home.path, (path, name) if path else buffer, home.lane)
     for buffer, keys in parts.items():
         if buffer in groups:
             groups.update((key, groups[buffer]) for key in keys)
 
 
 def _home(path: Path, writers: list[Group]) -> Group:
-    """The writer that a buffer is shown with: the module that owns it, or else the first."""
+    """The writer that a buffer is shown with: the module that owns it, or else the first.
+
+    What several replicas write stands outside of their lanes.
+    """
     owners = [w for w in writers if w.kind == "module" and w.path == path[: len(w.path)]]
-    return (owners or writers)[0]
+    home = (owners or writers)[0]
+    is_shared = len({writer.lane for writer in writers}) > 1
+    return replace(home, lane=None) if is_shared else home

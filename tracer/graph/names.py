@@ -140,7 +140,8 @@ def _originals(modules: Mapping[int, Module]) -> dict[int, int]:
 
     DataParallel runs its copies in threads of their own, where nothing but the copy is to be seen.
     The original is the root that has all modules of the copy, below it or below a wrapper; where
-    several could be it, the first. The copies of an original that is not there stand together.
+    several could be it, the one with the copy's variable, or else the first. The copies of an
+    original that is not there stand together.
     """
     trees: dict[int, dict[str, str]] = {}
     for module in modules.values():
@@ -150,12 +151,13 @@ def _originals(modules: Mapping[int, Module]) -> dict[int, int]:
     for id, module in sorted(modules.items()):
         if module.root != id or module.replica is None:
             continue
-        originals = (
+        originals = [
             root
             for root, tree in trees.items()
             if root in modules and modules[root].replica is None and _holds(tree, trees[id])
-        )
-        original = next(originals, None)
+        ]
+        named = [root for root in originals if modules[root].variable == module.variable]
+        original = next(iter(named or originals), None)
         if original is None:
             original = orphans.setdefault(module.kind, id)
         if original != id:

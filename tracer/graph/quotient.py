@@ -9,7 +9,9 @@ from typing import Any
 
 import networkx as nx
 
+from tracer.graph.chunks import Chunks, chunks_of_all
 from tracer.graph.grouping import Group, Grouping, Plan
+from tracer.graph.replicas import NO_LANE, lanes_of
 from tracer.graph.siblings import Path
 
 __all__ = ["quotient"]
@@ -47,6 +49,7 @@ class Tally:
     calls: set[int] = field(default_factory=set)
     replicas: set[int] = field(default_factory=set)
     names: Counter[str] = field(default_factory=Counter)
+    chunks: dict[Chunks, None] = field(default_factory=dict)
     called: Counter[str] = field(default_factory=Counter)
     lines: Counter[tuple[str, int, str]] = field(default_factory=Counter)
     effects: Counter[tuple[Any, ...]] = field(default_factory=Counter)
@@ -84,22 +87,26 @@ def quotient(graph: nx.MultiDiGraph, grouping: Grouping, plan: Plan) -> nx.Multi
         folded.add_node(keys[group], **_node(graph, group, tally, copies))
     for (sender, receiver), bundle in bundles.items():
         folded.add_edge(keys[sender], keys[receiver], key=0, **_edge(bundle))
+    _leave_lanes(folded)
     folded.graph.update(graph.graph)
     folded.graph["view"] = "folded"
     folded.graph["steps_taken"] = _steps(graph)
     folded.graph["clusters"] = _clusters(graph, folded, copies)
+    folded.graph["replicas"] = tuple(sorted({r for t in tallies.values() for r in t.replicas}))
     return folded
 
 
 def _key(group: Group, tally: Tally) -> str:
     box = group.mark if isinstance(group.mark, Group) else group
     if box.kind == "module" and box.mark is None:
-        return f"{group.kind}:{'.'.join(group.path)}"
+        lane = f"@{box.lane}" if box.lane is not None else ""
+        return f"{group.kind}:{'.'.join(group.path)}{lane}"
     return tally.members[0] if group.kind != "leaf" else f"leaf:{tally.members[0]}"
 
 
 def _tallied(graph: nx.MultiDiGraph, groups: dict[str, Group]) -> dict[Group, Tally]:
     tallies: defaultdict[Group, Tally] = defaultdict(Tally)
+    chunks = chunks_of_all(graph)
     for key, group in groups.items():
         data = graph.nodes[key]
         tally = tallies[group]
@@ -112,6 +119,8 @@ def _tallied(graph: nx.MultiDiGraph, groups: dict[str, Group]) -> dict[Group, Ta
             continue
         tally.members.append(key)
         tally.names[data["name"]] += 1
+        if key in chunks:
+            tally.chunks[chunks[key]] = None
         if data.get("call") is not None:
             tally.calls.add(data["call"])
         if data.get("file"):
@@ -204,22 +213,24 @@ def _node(
         "lines": _most(tally.lines),
         "called": tally.called.most_common(1)[0][0] if tally.called else "",
         "names": tuple(tally.names.most_common(MOST_LISTED)),
+        "chunks": tuple(tally.chunks)[:MOST_LISTED],
         "effects": _effects(tally.effects),
         "fan_in": tally.fan_in,
         "fan_ins_inside": tally.fan_ins_inside,
         "hooks": tally.hooks,
         "norms_in": tally.entering.ends,
         "norms_out": tally.leaving.ends,
-        "cluster": group.path[:-1] if group.kind == "module" else group.path,
+        "lane": group.lane,
+        "cluster": _around(group.path[:-1] if group.kind == "module" else group.path, group.lane),
         "path": group.path if group.kind == "module" else (),
     }
     first = graph.nodes[tally.members[0]]
     if group.kind == "module":
         common["module_class"] = _class(graph, group.path, first)
-        common["use"] = group.mark[1] if isinstance(group.mark, tuple) else None
+        common["use"] = group.mark
     if group.kind in ("buffer", "leaf"):
         if isinstance(group.mark, Group) and group.mark.kind == "module":
-            common["cluster"] = group.path[:-1]
+            common["cluster"] = _around(group.path[:-1], group.lane)
         common.update(_leaf(graph, tally.members), replicas_added=tally.copies_added)
     if group.kind == "root":
         common.update(
@@ -309,23 +320,59 @@ def _steps(graph: nx.MultiDiGraph) -> tuple[dict[str, Any], ...]:
     )
 
 
+def _around(path: Path, lane: int | None) -> Path:
+    """The boxes around a node: those of modules, and inside the outermost that of its replica."""
+    return path if lane is None else (*path[:1], f"replica {lane}", *path[1:])
+
+
+def _leave_lanes(folded: nx.MultiDiGraph) -> None:
+    """What several lanes write stands between them, in the box of the whole model."""
+    for key, data in folded.nodes(data=True):
+        lanes = {folded.nodes[sender]["lane"] for sender in folded.predecessors(key)}
+        if data["kind"] in ("buffer", "buffers") and len(lanes) > 1:
+            data["cluster"] = data["cluster"][:1]
+
+
 def _clusters(
     graph: nx.MultiDiGraph, folded: nx.MultiDiGraph, copies: dict[Path, int]
 ) -> tuple[dict[str, Any], ...]:
-    """The opened modules, outermost first, with the class of each."""
+    """The opened modules and the lanes of replicas, outermost first."""
     classes = graph.graph.get("classes", {})
-    paths: dict[Path, None] = {}
+    modules: dict[Path, Path] = {}
+    lanes: dict[Path, int] = {}
     for _, data in folded.nodes(data=True):
-        for length in range(1, len(data["cluster"]) + 1):
-            paths[data["cluster"][:length]] = None
+        around, lane = data["cluster"], data["lane"]
+        place = len(around) if lane is None else min(1, len(around) - 1)
+        for length in range(1, len(around) + 1):
+            modules[around[:length]] = around[:place] + around[place + 1 : length]
+        modules.update({around[:length]: around[:length] for length in range(1, place + 1)})
+        if lane is not None:
+            lanes[around[: place + 1]] = lane
+    facts = lanes_of(graph) if lanes else {}
+    stacked = _stacked(folded)
     return tuple(
         {
             "path": path,
-            "module_class": classes.get(path[0], {}).get(".".join(map(_first, path[1:])), ""),
-            "copies": copies.get(path, 1),
+            "module_class": _class_at(classes, modules[path]) if path not in lanes else "",
+            "copies": copies.get(modules[path], 1) if path not in lanes else 1,
+            "replicas": len(stacked.get(path, ())),
+            **(facts[lanes[path]] if path in lanes else NO_LANE),
         }
-        for path in sorted(paths, key=len)
+        for path in sorted(modules, key=len)
     )
+
+
+def _stacked(folded: nx.MultiDiGraph) -> dict[Path, set[int]]:
+    """The replicas that lie on one another in the box of each whole model."""
+    found: dict[Path, set[int]] = {}
+    for _, data in folded.nodes(data=True):
+        if len(data["replicas"]) > 1:
+            found.setdefault(data["cluster"][:1], set()).update(data["replicas"])
+    return found
+
+
+def _class_at(classes: dict[str, dict[str, str]], path: Path) -> str:
+    return classes.get(path[0], {}).get(".".join(map(_first, path[1:])), "")
 
 
 def _first(name: str) -> str:

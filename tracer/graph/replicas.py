@@ -6,13 +6,18 @@ replicas meet, each at an input of its own. Drawn as it is, it ties the whole pi
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import networkx as nx
 
-__all__ = ["REDUCER", "unbundled"]
+from tracer.graph.chunks import GATHER, chunks_of_all
+
+__all__ = ["NO_LANE", "REDUCER", "lanes_of", "unbundled"]
 
 REDUCER = "BroadcastBackward"
+
+NO_LANE: dict[str, Any] = {"lane": None, "device": None, "share": None}
 
 
 def unbundled(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
@@ -53,3 +58,34 @@ def _parameters(graph: nx.MultiDiGraph, key: str) -> int:
     if copies and inputs % copies == 0:
         return int(inputs // copies)
     return max((data["output"] + 1 for data in sent), default=0)
+
+
+def lanes_of(graph: nx.MultiDiGraph) -> dict[int, dict[str, Any]]:
+    """Of each replica: where it ran, and how much of how much was gathered from it.
+
+    The share is None where calls or outputs differ in it, and where scalars were gathered.
+    """
+    devices: dict[int, Counter[str]] = {}
+    shares: dict[int, set[tuple[int, int] | None]] = {}
+    chunks = chunks_of_all(graph)
+    for sender, receiver, data in graph.edges(data=True):
+        replica = graph.nodes[receiver].get("replica")
+        if replica is None:
+            continue
+        devices.setdefault(replica, Counter())[data["device"]] += 1
+        if graph.nodes[sender]["name"] == GATHER:
+            sizes = chunks.get(sender)
+            share = (sizes[data["output"]], sum(sizes)) if sizes and data["shape"] else None
+            shares.setdefault(replica, set()).add(share)
+    return {
+        replica: {
+            "lane": replica,
+            "device": found.most_common(1)[0][0],
+            "share": _only(shares.get(replica, set())),
+        }
+        for replica, found in devices.items()
+    }
+
+
+def _only(found: set[tuple[int, int] | None]) -> tuple[int, int] | None:
+    return next(iter(found)) if len(found) == 1 else None

@@ -20,6 +20,7 @@ from tracer.events import (
 from tracer.record.hooks import Graph, NodeSeen, Taken
 from tracer.record.journal import Interned, Journal, digest
 from tracer.record.nodes import Saved
+from tracer.record.sources import UNKNOWN, Origin
 
 __all__ = ["Rows", "describe_call", "describe_readings", "structure_of"]
 
@@ -33,7 +34,7 @@ def structure_of(graph: Graph, buffers: dict[int, int], journal: Journal) -> int
     """The id of the graph's structure. `buffers` has the buffer that a node writes."""
     numbers: list[int] = []
     for index, seen in enumerate(graph.seen):
-        origin, kind = seen.origin, seen.kind
+        kind, origin = seen.kind, _origin(seen)
         numbers += (
             _names((kind.name, kind.custom, origin.called)),
             -1 if origin.source is None else origin.source,
@@ -51,15 +52,19 @@ def _structure(id: int, graph: Graph, buffers: dict[int, int]) -> Structure:
     return Structure(id, nodes, tuple(Edge(*edge) for edge in graph.edges))
 
 
+def _origin(seen: NodeSeen) -> Origin:
+    """A leaf's node is made by whichever line or replica used it first: it comes from nowhere."""
+    return UNKNOWN if seen.kind.accumulates else seen.origin
+
+
 def _node(index: int, seen: NodeSeen, buffers: dict[int, int]) -> Node:
-    # A leaf's node is made by whichever line used it first: that line is not where it is written.
-    origin = None if seen.kind.accumulates else seen.origin
+    origin = _origin(seen)
     return Node(
         index=index,
         name=seen.kind.name,
-        source=origin and origin.source,
-        module=origin and origin.module,
-        called=origin.called if origin else "",
+        source=origin.source,
+        module=origin.module,
+        called=origin.called,
         custom=seen.kind.custom,
         buffer=buffers.get(index),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
+from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -73,6 +74,7 @@ class Modules:
         self._roots: dict[int, weakref.ref[nn.Module]] = {}
         self._parameters: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
         self._buffers: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._variables: dict[int, tuple[weakref.ref[Any], str]] = {}
         self._seats = _Seats()
         self._taken: set[str] = set()
 
@@ -96,8 +98,12 @@ class Modules:
         """A module seen for the first time: number the whole tree that it stands in."""
         chain = list(_modules_around(frame))
         module, outermost = chain[0], chain[-1]
-        names, root = _holder(outermost, users) or ((), outermost)
-        self._register(root, self._free(names))
+        if not _is_copy(module) or self._find(outermost) is None:
+            names, root = _holder(outermost, users) or ((), outermost)
+            self._register(root, self._free(names))
+        for copy in reversed(chain):  # the only one of a DataParallel runs in the caller's thread
+            if _is_copy(copy) and self._find(copy) is None:
+                self._register(copy, "")
         if self._find(module) is None:  # made on the fly, no attribute of anything
             self._register(module, "")
         return self._find(module)
@@ -112,6 +118,8 @@ class Modules:
 
     def _register(self, root: nn.Module, variable: str) -> None:
         replica = _replica_number(root)
+        if replica is not None:
+            variable = self._known_as(root, "")
         root_id: int | None = None
         for path, module in root.named_modules():
             if path and self._find(module) is not None:
@@ -120,9 +128,24 @@ class Modules:
             number = self._number(module, root_id, path, kind, variable, replica)
             root_id = number if root_id is None else root_id
             self._ids[id(module)] = (weakref.ref(module), number)
+            if replica is None:
+                self._known_as(module, variable)
         assert root_id is not None
         self._roots[root_id] = weakref.ref(root)
         self._name_parameters(root, root_id)
+
+    def _known_as(self, module: nn.Module, variable: str) -> str:
+        """What was first said to be the variable of a module, by it or by one of its copies.
+
+        Copies for DataParallel share with their original the very dict of forward hooks.
+        """
+        hooks = vars(module).get("_forward_hooks")
+        if type(hooks) is not OrderedDict:
+            return variable
+        known = self._variables.get(id(hooks))
+        if known is None or known[0]() is not hooks:
+            known = self._variables[id(hooks)] = (weakref.ref(hooks), variable)
+        return known[1]
 
     def _number(
         self,
@@ -206,19 +229,24 @@ def _modules_around(frame: FrameType | None) -> Iterator[nn.Module]:
         frame = frame.f_back
 
 
+def _is_copy(module: nn.Module) -> bool:
+    """Whether DataParallel made it."""
+    return bool(getattr(module, "_is_replica", False))
+
+
 def _replica_number(root: nn.Module) -> int | None:
     """The number of a copy that DataParallel made, by its device; None for an original.
 
     A replica holds no parameters, but remembers under which names it held them.
     """
-    if not getattr(root, "_is_replica", False):
+    if not _is_copy(root):
         return None
     for module in root.modules():
         held = (*vars(module).get("_former_parameters", {}).values(), *module.buffers(False))
         for tensor in held:
             if isinstance(tensor, torch.Tensor):
                 return int(tensor.device.index or 0)
-    return None
+    return torch.cuda.current_device() if torch.cuda.is_available() else None  # it holds no tensors
 
 
 def _named_values(frame: FrameType) -> Iterator[tuple[str, Any]]:

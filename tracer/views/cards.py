@@ -26,6 +26,8 @@ PATH = 22
 MOST_PARTS = 9
 MOST_PARAMETERS = 3
 
+SPLITTING = ("GatherBackward", "ScatterBackward")
+
 Data = Mapping[str, Any]
 
 
@@ -150,15 +152,27 @@ def _parts(data: Data) -> tuple[Data, ...]:
     joined: list[Data] = []
     for part in parts:
         if joined and not _part_pills(part) and not _part_pills(joined[-1]):
-            joined[-1] = {**joined[-1], "names": (*joined[-1]["names"], *part["names"])}
+            joined[-1] = {
+                **joined[-1],
+                "names": (*joined[-1]["names"], *part["names"]),
+                "chunks": (*joined[-1]["chunks"], *part["chunks"]),
+            }
         else:
             joined.append(part)
     return tuple(joined)
 
 
 def _part_names(parts: Iterable[Data]) -> str:
-    names = dict.fromkeys(labels.operator(name) for part in parts for name, _ in part["names"])
+    names = dict.fromkeys(
+        _operator(name, part["chunks"]) for part in parts for name, _ in part["names"]
+    )
     return labels.clipped(labels.listed(names), NAME + 8)
+
+
+def _operator(name: str, chunks: Sequence[Sequence[int]]) -> str:
+    """The name of an operation; with the sizes of the chunks where it has any: Gather 2 + 2."""
+    sizes = labels.listed((labels.chunks(each) for each in chunks), 2)
+    return " ".join(filter(None, (labels.operator(name), sizes if name in SPLITTING else "")))
 
 
 def _part_pills(part: Data) -> tuple[Pill, ...]:

@@ -8,6 +8,7 @@ parameters of a box beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import networkx as nx
 
@@ -135,9 +136,20 @@ def _opening(graph: nx.MultiDiGraph, path: Path) -> str:
 def cluster_title(graph: nx.MultiDiGraph, path: Path) -> tuple[str, str]:
     """The name of an opened module, and its class."""
     cluster = next(c for c in graph.graph["clusters"] if c["path"] == path)
+    if cluster["lane"] is not None:
+        return path[-1], _lane(cluster)
     times = f"  × {cluster['copies']}" if cluster["copies"] > 1 else ""
     times = times if path[-1].startswith("[") else ""
+    if cluster["replicas"] > 1:
+        times += f"  × {cluster['replicas']} replicas"
     return labels.clipped(path[-1], 34) + times, labels.clipped(cluster["module_class"], 34)
+
+
+def _lane(cluster: Mapping[str, Any]) -> str:
+    share = cluster["share"]
+    return "  ·  ".join(
+        (labels.clipped(cluster["device"], 34), *(["{} of {}".format(*share)] if share else []))
+    )
 
 
 def _node(card: Card, name: str, is_read: bool) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import groupby
 from typing import Any
 
 __all__ = [
     "between",
+    "chunks",
     "clipped",
     "factor",
     "number",
@@ -21,6 +23,7 @@ __all__ = [
 
 LARGEST_DENOMINATOR = 2**24
 SMALL_DENOMINATOR = 16
+MOST_CHUNKS = 4
 NEAR = 1e-6
 """Float32 rounding: what is nearer than this to a plain number is meant to be it."""
 
@@ -108,6 +111,15 @@ def operator(name: str) -> str:
 def plural(count: int, word: str) -> str:
     """1 call, 3 calls, 1,024 calls."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def chunks(sizes: Sequence[int]) -> str:
+    """2 + 2; of many, those that are alike together: 7 × 3 + 2."""
+    if len(sizes) <= MOST_CHUNKS:
+        return " + ".join(map(str, sizes))
+    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+    texts = [f"{count} × {size}" if count > 1 else str(size) for size, count in runs]
+    return " + ".join(texts if len(texts) <= MOST_CHUNKS else [*texts[:3], "…", texts[-1]])
 
 
 def clipped(text: str, most: int) -> str:

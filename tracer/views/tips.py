@@ -24,6 +24,7 @@ def node_tip(data: Data) -> str:
         lines += [f"{n} × {_cut(name)}" for name, n in data["names"][:MOST] if data["nodes"] > 1]
     if data["called"]:
         lines.append(f"made by {_cut(data['called'])}()")
+    lines += [f"chunks of {labels.chunks(sizes)}" for sizes in data["chunks"][:MOST]]
     if data["fan_in"] > 1:
         lines.append(f"{data['fan_in']} contributions meet here and are added")
     if data["fan_ins_inside"]:
