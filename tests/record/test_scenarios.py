@@ -27,7 +27,8 @@ Record = Callable[[Scenario], tuple[Trace, list[torch.Tensor]]]
 
 def bits(tensors: list[torch.Tensor]) -> list[bytes]:
     """The elements of each tensor as bytes: NaN equals NaN, 0 does not equal -0."""
-    plain = [t.detach().resolve_conj().resolve_neg().contiguous() for t in tensors]
+    # A copy: gradients may be conjugate views, or zeros without any memory (that of sgn).
+    plain = [torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for t in tensors]
     return [ctypes.string_at(t.data_ptr(), t.numel() * t.element_size()) for t in plain]
 
 
