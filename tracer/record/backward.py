@@ -16,11 +16,11 @@ from tracer.events import Call, Capture, Reading, Root
 from tracer.record.buffers import read_buffers
 from tracer.record.deep import guard
 from tracer.record.hooks import Graph, Watch
+from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
 from tracer.record.layouts import describe_call, structure_of
 from tracer.record.measure import Shelf, quietly
 from tracer.record.modules import Modules, variables
-from tracer.record.patches import Patches
 from tracer.record.sources import NodeWatch, Sources
 
 __all__ = ["BackwardCalls"]
@@ -75,7 +75,7 @@ class Running:
     task: int = -1
 
 
-class BackwardCalls:
+class BackwardCalls(Instrument):
     """Stands in the one door to the engine: design.md, section 3, rule 4."""
 
     def __init__(
@@ -86,24 +86,16 @@ class BackwardCalls:
         nodes: NodeWatch,
         fail: Callable[[Exception], None],
     ) -> None:
-        self._journal = journal
-        self._sources = sources
-        self._modules = modules
+        super().__init__(journal, sources, modules, fail)
         self._nodes = nodes
-        self._fail = fail
-        self._patches = Patches()
         self._names: dict[tuple[CodeType, int], tuple[str, ...]] = {}
         self._by_task: dict[int, Running] = {}
         self._on_thread = threading.local()
-        self.recording = False
 
     def start(self) -> None:
         run = self._door(torch.autograd.graph._engine_run_backward)
         self._patches.replace(torch.autograd.graph, "_engine_run_backward", run)
         self._patches.replace(torch.autograd, "_engine_run_backward", run)
-
-    def stop(self) -> None:
-        self._patches.restore()
 
     def _door(self, engine: Callable[..., Any]) -> Callable[..., Any]:
         def _engine_run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:

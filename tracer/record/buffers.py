@@ -16,11 +16,11 @@ from torch.optim.optimizer import (
 )
 
 from tracer.events import Reading, Reset, Step
+from tracer.record.instrument import Instrument
 from tracer.record.journal import Interned, Journal
 from tracer.record.layouts import describe_readings
 from tracer.record.measure import Shelf, quietly
 from tracer.record.modules import Modules
-from tracer.record.patches import Patches
 from tracer.record.sources import Sources
 
 __all__ = ["Resets", "Steps", "leaves_of_optimizer", "read_buffers"]
@@ -38,7 +38,7 @@ def read_buffers(
     return readings
 
 
-class Resets:
+class Resets(Instrument):
     """`zero_grad` of optimizers and modules."""
 
     def __init__(
@@ -48,20 +48,12 @@ class Resets:
         modules: Modules,
         fail: Callable[[Exception], None],
     ) -> None:
-        self._journal = journal
-        self._sources = sources
-        self._modules = modules
-        self._fail = fail
-        self._patches = Patches()
+        super().__init__(journal, sources, modules, fail)
         self._depth = 0
-        self.recording = False
 
     def start(self) -> None:
         for owner, leaves in ((Optimizer, leaves_of_optimizer), (nn.Module, _leaves_of_module)):
             self._patches.replace(owner, "zero_grad", self._noting(owner.zero_grad, leaves))
-
-    def stop(self) -> None:
-        self._patches.restore()
 
     def _noting(
         self, zero_grad: Callable[..., None], leaves: Callable[[Any], list[torch.Tensor]]
@@ -108,7 +100,7 @@ def _leaves_of_module(module: nn.Module) -> list[torch.Tensor]:
     return list(module.parameters())
 
 
-class Steps:
+class Steps(Instrument):
     """`optimizer.step()`, through torch's global optimizer hooks: the windows of the run."""
 
     def __init__(
@@ -119,15 +111,11 @@ class Steps:
         fail: Callable[[Exception], None],
         on_step: Callable[[], None],
     ) -> None:
-        self._journal = journal
-        self._sources = sources
-        self._modules = modules
-        self._fail = fail
+        super().__init__(journal, sources, modules, fail)
         self._on_step = on_step
         self._optimizers = Interned()
         self._open: list[tuple[Optimizer, Step | None]] = []
         self._handles: list[Any] = []
-        self.recording = False
 
     def start(self) -> None:
         self._handles = [

@@ -16,34 +16,17 @@ from torch.nn.utils import clip_grad
 
 from tracer.events import Edit
 from tracer.record.buffers import leaves_of_optimizer, read_buffers
-from tracer.record.journal import Journal
+from tracer.record.instrument import Instrument
 from tracer.record.layouts import describe_readings
 from tracer.record.measure import Shelf, quietly
-from tracer.record.modules import Modules
-from tracer.record.patches import Patches
-from tracer.record.sources import Sources
 
 __all__ = ["Edits"]
 
 Details = dict[str, Any]
 
 
-class Edits:
+class Edits(Instrument):
     """Notes each known change of buffers, with their content before and after."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        sources: Sources,
-        modules: Modules,
-        fail: Callable[[Exception], None],
-    ) -> None:
-        self._journal = journal
-        self._sources = sources
-        self._modules = modules
-        self._fail = fail
-        self._patches = Patches()
-        self.recording = False
 
     def start(self) -> None:
         replace = self._patches.replace
@@ -57,9 +40,6 @@ class Edits:
         replace(GradScaler, "_unscale_grads_", self._unscale(GradScaler._unscale_grads_))
         replace(GradScaler, "_maybe_opt_step", self._step(GradScaler._maybe_opt_step))
         replace(GradScaler, "update", self._update(GradScaler.update))
-
-    def stop(self) -> None:
-        self._patches.restore()
 
     def _clip_norm(self, clip: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(clip)
