@@ -85,6 +85,19 @@ def test_an_expanded_scalar_measures_as_the_tensor_it_stands_for(elements: int) 
     assert expanded == pytest.approx(dense, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (40,)])
+def test_zeros_without_memory_measure_as_zeros(shape: tuple[int, ...]) -> None:
+    shelf = Shelf()
+    shelf.add(torch._efficientzerotensor(shape))
+    shelf.add(torch.zeros(shape))
+
+    measured = shelf.fetch()
+
+    half = len(measured.measurements) // 2
+    assert measured.measurements[:half] == measured.measurements[half:]
+    assert not any(measured.values)
+
+
 def test_a_sparse_gradient_measures_as_the_dense_one() -> None:
     where = torch.tensor([[5, 900, 5, 3]])
     sparse = torch.sparse_coo_tensor(where, torch.randn(4, 6), (1000, 6))

@@ -237,6 +237,8 @@ class Shelf:
             tensor = ordinary
         if tensor.requires_grad:
             tensor = tensor.detach()
+        if tensor._is_zerotensor():
+            tensor = tensor.clone()  # zeros without memory, as the backward of sgn sends them
         if tensor.layout is torch.sparse_coo:
             return self._add_sparse(tensor)
         if tensor.layout is not torch.strided:
