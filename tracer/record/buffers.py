@@ -192,13 +192,19 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
     """The plain options of a parameter group; a learning rate kept as a tensor is a number too."""
     options: dict[str, Any] = {}
     for name, value in group.items():
-        if name == "params":
+        if name in ("params", "param_names"):
             continue
-        if isinstance(value, torch.Tensor):
-            if value.numel() == 1:
-                options[name] = float(value.detach())
-        elif value is None or isinstance(value, bool | int | float | str):
-            options[name] = value
-        elif isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
-            options[name] = list(value)
+        plain = [_plain(v) for v in value] if isinstance(value, tuple | list) else _plain(value)
+        if plain is not _NOT_PLAIN and not (isinstance(plain, list) and _NOT_PLAIN in plain):
+            options[name] = plain
     return options
+
+
+_NOT_PLAIN = object()
+
+
+def _plain(value: Any) -> Any:
+    """The value if a trace can hold it: Adafactor's eps is (None, 1e-3), betas may be tensors."""
+    if isinstance(value, torch.Tensor):
+        return float(value.detach()) if value.numel() == 1 else _NOT_PLAIN
+    return value if value is None or isinstance(value, bool | int | float | str) else _NOT_PLAIN
