@@ -79,13 +79,17 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Source:
-    """A line of code outside torch and the standard library, and the one that called it."""
+    """A line of code outside torch and the standard library, and the one that called it.
+
+    `text` is the line as it stood in the file when it ran, "" where there is no such file.
+    """
 
     id: int
     file: str
     line: int
     function: str
     caller: int | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -283,6 +287,10 @@ class Call:
     `entry` is "backward" or "grad". `step` is the number of the step in whose window it falls,
     from 1. `nested_in` is the order of the call inside which it ran. `outcome` is "done", or the
     exception that left it. `started` is in seconds since the run began, `seconds` its duration.
+
+    `batch` is the `DataLoader` that the process last drew from (numbered) and how many batches it
+    had given by then, None before any. `again` has the nodes that ran in an earlier call already,
+    whose graph was retained, without those behind them; each with the order of that call.
     """
 
     order: int
@@ -302,14 +310,16 @@ class Call:
     measurements: bytes = b""
     values: bytes = b""
     scalars: tuple[float, ...] = ()
+    batch: tuple[int, int] | None = None
+    again: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
     """One `optimizer.step()`, number `step` of the run, from 1.
 
-    `groups` has a dict per parameter group: the plain options ("lr", "momentum", ...) and
-    "buffers", the ids of its leaves that `.grad` was read of.
+    `groups` has a dict per parameter group: the plain options ("lr", "momentum", ...), "buffers",
+    the ids of its leaves that `.grad` was read of, and "frozen", those that need no gradient.
     """
 
     order: int

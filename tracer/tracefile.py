@@ -14,7 +14,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,7 @@ if sys.platform != "win32":
 
 __all__ = ["SCHEMA_VERSION", "Trace", "TraceWriter", "load"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x47524144  # "GRAD"
 MAGIC = b"SQLite format 3\x00"
 
@@ -60,9 +60,10 @@ SCHEMA = """
 -- What the process was: one row per field of RunInfo, its value as JSON.
 CREATE TABLE run (field TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
--- Lines of code; caller is the line that called it, outward to the script.
+-- Lines of code; caller is the line that called it, outward to the script; text is the line itself.
 CREATE TABLE sources (id INTEGER PRIMARY KEY, file TEXT NOT NULL, line INTEGER NOT NULL,
-                      function TEXT NOT NULL, caller INTEGER REFERENCES sources);
+                      function TEXT NOT NULL, caller INTEGER REFERENCES sources,
+                      text TEXT NOT NULL);
 
 -- Modules that were called, by their path inside the outermost module around them.
 CREATE TABLE modules (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, path TEXT NOT NULL,
@@ -112,13 +113,15 @@ CREATE TABLE readings (layout INTEGER, buffer INTEGER, moment TEXT, form INTEGER
 -- The events of the run, one count (ord) over the four tables. measurements: per row of the
 -- layout 13 float32: sum (real, imaginary), norm, largest, non-finite, 8 of the fingerprint.
 -- vals: the elements of each row with 16 or fewer, float32 or (is_double) float64, complex ones as
--- pairs. scalars: float64, the numbers read on nodes.
+-- pairs. scalars: float64, the numbers read on nodes. loader and batch: which DataLoader had given
+-- a batch last, and how many. again: JSON, nodes of a retained graph that ran in an earlier call.
 CREATE TABLE calls (ord INTEGER PRIMARY KEY, layout INTEGER NOT NULL, entry TEXT NOT NULL,
                     step INTEGER NOT NULL, source INTEGER, thread INTEGER NOT NULL,
                     retain_graph INTEGER NOT NULL, create_graph INTEGER NOT NULL,
                     accumulates INTEGER NOT NULL, inputs INTEGER NOT NULL, nested_in INTEGER,
                     started REAL NOT NULL, seconds REAL NOT NULL, outcome TEXT NOT NULL,
-                    measurements BLOB NOT NULL, vals BLOB NOT NULL, scalars BLOB NOT NULL);
+                    measurements BLOB NOT NULL, vals BLOB NOT NULL, scalars BLOB NOT NULL,
+                    loader INTEGER, batch INTEGER, again TEXT NOT NULL);
 CREATE TABLE steps (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, layout INTEGER NOT NULL,
                     optimizer INTEGER NOT NULL, kind TEXT NOT NULL, groups TEXT NOT NULL,
                     source INTEGER, started REAL NOT NULL, outcome TEXT NOT NULL,
@@ -260,7 +263,7 @@ class TraceWriter:
 
 def _write_source(db: sqlite3.Connection, fact: Source) -> None:
     row = (fact.id, _text(fact.file), fact.line, _text(fact.function), fact.caller)
-    db.execute("INSERT INTO sources VALUES (?,?,?,?,?)", row)
+    db.execute("INSERT INTO sources VALUES (?,?,?,?,?,?)", (*row, _text(fact.text)))
 
 
 def _write_module(db: sqlite3.Connection, fact: Module) -> None:
@@ -340,12 +343,12 @@ def _write_layout(db: sqlite3.Connection, fact: Layout) -> None:
 
 def _write_call(db: sqlite3.Connection, fact: Call) -> None:
     db.execute(
-        "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             fact.order, fact.layout, fact.entry, fact.step, fact.source, fact.thread,
             fact.retain_graph, fact.create_graph, fact.accumulates, fact.inputs, fact.nested_in,
             fact.started, fact.seconds, _text(fact.outcome), fact.measurements, fact.values,
-            _doubles(fact.scalars),
+            _doubles(fact.scalars), *(fact.batch or (None, None)), _json(fact.again),
         ),
     )  # fmt: skip
 
@@ -515,7 +518,7 @@ class Trace:
 
     @cached_property
     def sources(self) -> dict[int, Source]:
-        rows = self._rows("SELECT id, file, line, function, caller FROM sources")
+        rows = self._rows("SELECT id, file, line, function, caller, text FROM sources")
         return {row[0]: Source(*row) for row in rows}
 
     @cached_property
@@ -598,9 +601,19 @@ class Trace:
         """Every backward call, in order, without its blobs (see `measurements`)."""
         rows = self._rows(
             "SELECT ord, layout, entry, step, source, thread, retain_graph, create_graph, "
-            "accumulates, inputs, nested_in, started, seconds, outcome FROM calls ORDER BY ord"
+            "accumulates, inputs, nested_in, started, seconds, outcome, loader, batch, again "
+            "FROM calls ORDER BY ord"
         )
-        return [Call(*r[:6], *map(bool, r[6:9]), *r[9:]) for r in rows]
+        return [self._call(*row) for row in rows]
+
+    def _call(self, *row: Any) -> Call:
+        *fields, loader, batch, again = row
+        known = Call(*fields[:6], *map(bool, fields[6:9]), *fields[9:])
+        return replace(
+            known,
+            batch=None if loader is None else (loader, batch),
+            again=tuple((node, order) for node, order in self._json(again)),
+        )
 
     @cached_property
     def steps(self) -> list[Step]:

@@ -102,7 +102,7 @@ def test_a_file_that_is_no_readable_trace_is_told_in_one_line(folder: Folder, co
     assert_refused(folder.cli(command, "empty.trace"), "empty.trace is not a trace")
     assert_refused(folder.cli(command, "short.trace"), "short.trace is damaged")
     assert_refused(folder.cli(command, "header.trace"), "header.trace is damaged")
-    assert_refused(folder.cli(command, "other.trace"), "schema 99", "reads schema 1")
+    assert_refused(folder.cli(command, "other.trace"), "schema 99", "reads schema 2")
     assert_refused(folder.cli(command, "foreign.trace"), "SQLite file of another program")
     assert_refused(folder.cli(command, "."), "is a folder")
 

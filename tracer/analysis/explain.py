@@ -184,7 +184,7 @@ def optimizer_of(ledger: Ledger) -> Optimizer | None:
     if ledger.step is None:
         return None
     group = next((g for g in ledger.step.groups if ledger.buffer in g.get("buffers", ())), {})
-    options = {key: value for key, value in group.items() if key != "buffers"}
+    options = {key: value for key, value in group.items() if key not in ("buffers", "frozen")}
     lr, kind = options.get("lr"), ledger.step.kind
     is_adaptive = kind in ADAPTIVE or "Adam" in kind
     is_linear = kind in ("SGD", "ASGD")

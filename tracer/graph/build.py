@@ -388,7 +388,7 @@ class _Builder:
             order=step.order,
             outcome=step.outcome,
             options=tuple(
-                {name: _tupled(value) for name, value in group.items() if name != "buffers"}
+                {name: _tupled(v) for name, v in group.items() if name not in ("buffers", "frozen")}
                 for group in step.groups
             ),
             **self._lines[step.source],

@@ -13,6 +13,7 @@ import torch
 import torch.autograd.graph
 
 from tracer.events import Call, Capture, Reading, Root
+from tracer.record.batches import Batches
 from tracer.record.buffers import read_buffers
 from tracer.record.deep import guard
 from tracer.record.hooks import Graph, Watch
@@ -21,6 +22,7 @@ from tracer.record.journal import Journal
 from tracer.record.layouts import describe_call, structure_of
 from tracer.record.measure import Shelf, quietly
 from tracer.record.modules import Modules, variables
+from tracer.record.retained import Retained
 from tracer.record.sources import NodeWatch, Sources
 
 __all__ = ["BackwardCalls"]
@@ -72,6 +74,8 @@ class Running:
     """Node that writes a buffer -> buffer."""
     roots: list[Root]
     readings: list[Reading] = field(default_factory=list)
+    batch: tuple[int, int] | None = None
+    again: tuple[tuple[int, int], ...] = ()
     task: int = -1
 
 
@@ -84,10 +88,13 @@ class BackwardCalls(Instrument):
         sources: Sources,
         modules: Modules,
         nodes: NodeWatch,
+        batches: Batches,
         fail: Callable[[Exception], None],
     ) -> None:
         super().__init__(journal, sources, modules, fail)
         self._nodes = nodes
+        self._batches = batches
+        self._retained = Retained()
         self._names: dict[tuple[CodeType, int], tuple[str, ...]] = {}
         self._by_task: dict[int, Running] = {}
         self._on_thread = threading.local()
@@ -163,7 +170,11 @@ class BackwardCalls(Instrument):
             started=started,
             leaves=leaves,
             roots=self._roots(request, places, graph, shelf, users),
+            batch=self._batches.last,
+            again=self._retained.met(graph),
         )
+        if request.retain_graph and request.accumulates and not request.create_graph:
+            self._retained.mark(graph, order)
         self._read(running, "before")
         watch.hook()
         return running
@@ -273,6 +284,8 @@ class BackwardCalls(Instrument):
                 scalars=tuple(
                     float(number) for seen in graph.seen for _, number in seen.saved.numbers
                 ),
+                batch=running.batch,
+                again=running.again,
             )
         )
 

@@ -162,7 +162,9 @@ class Steps(Instrument):
         for group in optimizer.param_groups:
             members = [(self._modules.buffer(leaf, users), leaf) for leaf in group["params"]]
             leaves += members
-            groups.append({**_options(group), "buffers": [buffer for buffer, _ in members]})
+            frozen = [buffer for buffer, leaf in members if not leaf.requires_grad]
+            plain = {"buffers": [buffer for buffer, _ in members], "frozen": frozen}
+            groups.append({**_options(group), **plain})
         # With a closure the gradients are made inside step(): nothing is consumed yet.
         readings: list[Reading] = []
         if not has_closure:

@@ -9,6 +9,15 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from tracer.record.measure import plain
+from tracer.record.operands import (
+    DIFFERENCES,
+    PRODUCTS,
+    SPREAD,
+    grid_error,
+    may_be_grid,
+    sizes_of,
+    spread_of,
+)
 
 __all__ = ["TENSOR_HOOKS", "NodeKind", "Saved", "hooks_before", "kind_of", "saved_of"]
 
@@ -112,9 +121,21 @@ def saved_of(node: Any, kind: NodeKind, lazy: bool) -> Saved:
                 plain.append((name, readable))
     if not lazy:
         for name, attribute in kind.numbers:
-            number = _single(node, attribute)
+            tensor = _saved_tensor(node, attribute)
+            number = None if tensor is None else _single(tensor)
             if number is not None:
                 numbers.append((name, number))
+            elif tensor is not None and kind.name in PRODUCTS:
+                sizes = sizes_of(node, tensor)
+                plain += [] if sizes is None else [(f"{name}_sizes", sizes)]
+        if kind.name in DIFFERENCES and may_be_grid(node):
+            matrix = _saved_tensor(node, "_saved_self")
+            error = None if matrix is None else grid_error(matrix)
+            numbers += [] if error is None else [("grid_error", error)]
+        if kind.name in SPREAD:
+            target = _saved_tensor(node, "_saved_target")
+            spread = () if target is None else spread_of(target)
+            plain += [("target_spread", spread)] if spread else []
         for name, attribute in kind.optional:
             if _is_absent(node, attribute):
                 plain.append((name, None))
@@ -142,20 +163,23 @@ def _readable(value: Any) -> Any:
     return _UNREADABLE
 
 
-def _single(node: Any, attribute: str) -> float | torch.Tensor | None:
-    """A saved tensor of one real element: its value, or on another device itself, to fetch later.
+def _saved_tensor(node: Any, attribute: str) -> torch.Tensor | None:
+    """A saved tensor of ordinary layout.
 
-    A tensor that was freed, or changed since it was saved, is not there to be read; the node's own
-    run says so to the user, if it needs it.
+    One that was freed, or changed since it was saved, is not there to be read; the node's own run
+    says so to the user, if it needs it.
     """
     try:
         tensor = getattr(node, attribute)
     except RuntimeError:
         return None
-    if tensor is None or tensor.numel() != 1 or tensor.is_complex():
-        return None
-    tensor = plain(tensor)
-    if tensor is None or tensor.layout is not torch.strided:
+    found = None if tensor is None else plain(tensor)
+    return found if found is not None and found.layout is torch.strided else None
+
+
+def _single(tensor: torch.Tensor) -> float | torch.Tensor | None:
+    """A tensor of one real element: its value, or on another device itself, to fetch later."""
+    if tensor.numel() != 1 or tensor.is_complex():
         return None
     number = tensor.reshape(())
     return float(number.item()) if number.is_cpu else number.clone()

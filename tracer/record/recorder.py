@@ -18,6 +18,7 @@ import torch
 from tracer.errors import WrongUse
 from tracer.events import RunInfo
 from tracer.record.backward import BackwardCalls
+from tracer.record.batches import Batches
 from tracer.record.buffers import Resets, Steps
 from tracer.record.edits import Edits
 from tracer.record.hookcalls import HookCalls
@@ -119,13 +120,16 @@ class Recorder:
         sources = Sources(self._journal, modules, saving)
         self._nodes = NodeWatch(sources, self._fail)
         parts = (self._journal, sources, modules)
+        batches = Batches()
         self._switched: list[Switched] = [
-            BackwardCalls(*parts, self._nodes, self._fail),
+            BackwardCalls(*parts, self._nodes, batches, self._fail),
             Resets(*parts, self._fail),
             Edits(*parts, self._fail),
             Steps(*parts, self._fail, self._next_step),
         ]
-        self._instruments: list[Instrument] = [saving, self._nodes, HookCalls(), *self._switched]
+        self._instruments: list[Instrument] = [
+            saving, self._nodes, HookCalls(), batches, *self._switched,
+        ]  # fmt: skip
         for instrument in self._instruments:
             instrument.start()
         self._started = True

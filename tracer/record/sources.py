@@ -18,6 +18,7 @@ create_graph asks for a graph, and when other threads may be building theirs.
 
 from __future__ import annotations
 
+import linecache
 import os
 import sys
 import sysconfig
@@ -177,7 +178,7 @@ class Sources:
     def _intern(self, frame: FrameType, caller: int | None) -> int:
         code = frame.f_code
         key = (code.co_filename, frame.f_lineno, code.co_qualname, caller)
-        return self._journal.intern(Source, key, lambda id: Source(id, *key))
+        return self._journal.intern(Source, key, lambda id: Source(id, *key, text=_text(*key[:2])))
 
     def origin(self, frame: FrameType | None) -> Origin:
         """The user's line, the module and the torch function that a frame belongs to."""
@@ -204,6 +205,11 @@ class Sources:
             called = ""
         owner = None if module is None else self._modules.of_call(module, frames)
         return Origin(self._source(frames), owner, called, self._saving.is_hooked())
+
+
+def _text(file: str, line: int) -> str:
+    """A line of a file as it stands there; read now, where the file is, for whoever reads later."""
+    return linecache.getline(file, line).rstrip()
 
 
 class NodeWatch:

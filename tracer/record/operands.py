@@ -1,0 +1,86 @@
+"""What an operation leaves of its operands where it spread them over a larger shape (broadcasting).
+
+A node knows the shapes of the gradients it sends, so only those of operands that need one. The
+other operand of a product or a fused loss is saved. That of a difference is not, but what is made
+of the difference may save it whole: whether both operands were spread, each along a dimension of
+its own, is then to be seen in its values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = [
+    "DIFFERENCES",
+    "PRODUCTS",
+    "SPREAD",
+    "grid_error",
+    "may_be_grid",
+    "sizes_of",
+    "spread_of",
+]
+
+PRODUCTS = frozenset({"MulBackward0", "DivBackward0"})
+"""Save their operands, as `self` and `other`."""
+
+SPREAD = frozenset({"MseLossBackward0", "SmoothL1LossBackward0", "HuberLossBackward0"})
+"""Save their target as it was spread."""
+
+DIFFERENCES = frozenset(
+    {"PowBackward0", "AbsBackward0", "MulBackward0", "LinalgVectorNormBackward0"}
+)
+"""Save, as `self`, what may be a difference."""
+
+SUBTRACTIONS = ("SubBackward", "AddBackward", "RsubBackward")
+CORNER = 32
+"""Rows and columns that are looked at; by chance not even two rows and columns look like this."""
+
+
+def sizes_of(node: Any, tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The shape of a saved operand, if it is not that of the result."""
+    shape = _sizes(tensor.shape)
+    return None if shape == _result(node) else shape
+
+
+def spread_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions along which a saved operand was spread."""
+    strides = zip(tensor.shape, tensor.stride(), strict=True)
+    return tuple(d for d, (size, stride) in enumerate(strides) if stride == 0 and size != 1)
+
+
+def may_be_grid(node: Any) -> bool:
+    """Whether this is a function of a square sum or difference of which an operand was spread."""
+    shape = _result(node)
+    if shape is None or len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        return False
+    below = node.next_functions[0][0]
+    if below is None or not below.name().startswith(SUBTRACTIONS):
+        return False
+    operands = (_metadata(*edge) for edge in below.next_functions if edge[0] is not None)
+    return any(found not in (shape, None) for found in operands)
+
+
+def grid_error(matrix: torch.Tensor) -> float | torch.Tensor | None:
+    """How far a matrix D is from D[i, j] = a[i] + b[j], relative to its largest element."""
+    if matrix.dim() != 2 or not matrix.is_floating_point():
+        return None
+    corner = matrix[:CORNER, :CORNER].double()
+    off = corner - corner[:1] - corner[:, :1] + corner[0, 0]
+    error = off.abs().max() / corner.abs().max()
+    return float(error) if error.is_cpu else error
+
+
+def _result(node: Any) -> tuple[int, ...] | None:
+    return _metadata(node, 0)
+
+
+def _metadata(node: Any, place: int) -> tuple[int, ...] | None:
+    """The shape of an output of the forward operation, which the node receives the gradient of."""
+    inputs = node._input_metadata
+    return _sizes(inputs[place].shape) if place < len(inputs) else None
+
+
+def _sizes(shape: Any) -> tuple[int, ...] | None:
+    return tuple(shape) if all(isinstance(size, int) for size in shape) else None
