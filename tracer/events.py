@@ -233,7 +233,8 @@ class Capture:
 class Reading:
     """The content of a buffer at a moment: "before" or "after" a call, "consumed" by a step.
 
-    No reading for a moment means that `.grad` was None then.
+    No reading for a moment means that `.grad` was None then. Once per buffer, at the first recorded
+    step that consumed it, "value" is the parameter itself as the step found it.
     """
 
     buffer: int

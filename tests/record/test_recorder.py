@@ -252,6 +252,22 @@ def test_a_step_keeps_its_options_and_what_it_consumed(path: Path) -> None:
         assert sorted(consumed) == sorted(after)
 
 
+def test_the_first_step_keeps_the_weights_it_found(path: Path) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data.fill_(0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    with tracer.Recorder(path):
+        for _ in range(2):
+            model(torch.ones(1, 2)).mean().backward()
+            optimizer.step()
+
+    with tracer.load(path) as trace:
+        first, second = (reading(trace, step, "value") for step in trace.steps)
+    assert [measured.values for measured in first] == [(0.5, 0.5)]
+    assert second == []
+
+
 def test_zero_grad_is_an_event_between_the_calls(path: Path) -> None:
     with tracer.Recorder(path):
         train(2)

@@ -38,7 +38,8 @@ class TermVerdict:
 
     `total` is the sum of the weights of all items, `weight` that of each if they are equal, `ratio`
     the largest weight over the least. `kind` is "mean", "sum", "scaled-mean", "scaled-sum",
-    "unequal", "weighted" or "unknown". `unit` names what `unit_weight` is the weight of.
+    "unequal", "weighted" or "unknown". `unit` names what `unit_weight` is the weight of. `rows` are
+    those of the ledger that it was made of.
     """
 
     term: Term
@@ -52,6 +53,7 @@ class TermVerdict:
     unit_weight: Exact | None
     calls: Axis
     unknown: str = ""
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -328,8 +330,9 @@ def _term_verdict(term: Term, rows: list[Row], ledger: Ledger) -> TermVerdict:
         why = unknown or ledger.unknown
         axis = _calls_axis(rows, None, ledger)
         return TermVerdict(
-            term, "unknown", f"not known: {why}", items, None, None, None, "item", None, axis, why
-        )
+            term, "unknown", f"not known: {why}", items, None, None, None, "item", None, axis, why,
+            tuple(rows),
+        )  # fmt: skip
     whole = total([t for row in rows if (t := row.total) is not None])
     ratio = _ratio(rows)
     is_negated = all(row.weight is not None and row.weight < 0 for row in rows)
@@ -346,7 +349,7 @@ def _term_verdict(term: Term, rows: list[Row], ledger: Ledger) -> TermVerdict:
         Axis("backward calls", "-", ""),
     )  # fmt: skip
     axis = _calls_axis(rows, verdict, ledger)
-    return replace(verdict, calls=axis)
+    return replace(verdict, calls=axis, rows=tuple(rows))
 
 
 def _flipped(row: Row) -> Row:

@@ -115,6 +115,7 @@ class Steps(Instrument):
         self._on_step = on_step
         self._optimizers = Interned()
         self._open: list[tuple[Optimizer, Step | None]] = []
+        self._valued: set[int] = set()
         self._handles: list[Any] = []
 
     def start(self) -> None:
@@ -170,6 +171,7 @@ class Steps(Instrument):
         if not has_closure:
             unique = dict(leaves)
             readings = read_buffers(unique.items(), "consumed", shelf, self._journal)
+            readings += self._first_values(unique, readings, shelf)
         measured = shelf.fetch()
         return Step(
             order=self._journal.order(),
@@ -183,6 +185,17 @@ class Steps(Instrument):
             measurements=measured.measurements,
             values=measured.values,
         )
+
+    def _first_values(
+        self, leaves: dict[int, torch.Tensor], consumed: list[Reading], shelf: Shelf
+    ) -> list[Reading]:
+        """The parameters themselves, once each: whether two runs began with the same weights."""
+        new = [reading.buffer for reading in consumed if reading.buffer not in self._valued]
+        self._valued.update(new)
+        return [
+            Reading(id, "value", self._journal.form(leaves[id]), shelf.add(leaves[id]))
+            for id in new
+        ]
 
 
 def _has_closure(args: Any, kwargs: Any) -> bool:
