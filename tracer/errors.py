@@ -1,7 +1,7 @@
 """What can go wrong, with a slug each.
 
 TracerError
-|- TraceUnreadable      not-a-trace, damaged-trace, other-schema, missing-file
+|- TraceUnreadable      not-a-trace, damaged-trace, other-schema, missing-file, several-runs
 |- TraceUnwritable      unwritable-trace
 |- NothingRecorded      nothing-recorded
 |- UnknownName          unknown-parameter, unknown-call, unknown-step
@@ -33,7 +33,7 @@ class TracerError(Exception):
 
 
 class TraceUnreadable(TracerError):
-    """The file is missing, is no trace, is damaged, or follows another schema."""
+    """The file is missing, is no trace, is damaged, follows another schema; or it is several runs."""
 
 
 class TraceUnwritable(TracerError):

@@ -3,9 +3,10 @@
 Recording makes them, the trace file keeps them, reading gets the very same ones back. None of them
 says what a fact means: that is decided later, by rules (`tracer.semantics`).
 
-Numbers that name things: `Source`, `Module`, `Buffer`, `Form`, `Structure` and `Layout` are
-interned, each counted from 0 in its own table. `Call`, `Step`, `Reset` and `Edit` are events: their
-`order` is one count over the whole run, so that sorting by it gives back what happened when.
+Numbers that name things: `Source`, `Module`, `Buffer`, `Form`, `Structure`, `Layout`, `Group` and
+`Wrapper` are interned, each counted from 0 in its own table. `Call`, `Step`, `Reset`, `Edit`,
+`Exchange` and `Use` are events: their `order` is one count over the whole run of one process, so
+that sorting by it gives back what happened when. Ranks are numbers of the whole job everywhere.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ __all__ = [
     "Edge",
     "Edit",
     "Event",
+    "Exchange",
     "Form",
+    "Group",
     "Layout",
     "Measurement",
     "Module",
     "Node",
     "NodeState",
+    "Part",
+    "Piece",
     "Reading",
     "Receipt",
     "Reset",
@@ -40,6 +45,8 @@ __all__ = [
     "Source",
     "Step",
     "Structure",
+    "Use",
+    "Wrapper",
 ]
 
 Shape = tuple[int, ...]
@@ -61,6 +68,12 @@ class RunInfo:
     `status` is "running" (it never said goodbye: killed, or still at work), "finished", or
     "crashed" (an exception left the script). `failure` is empty, or says why the tracer itself
     gave up before the script ended.
+
+    Of a job of several processes: `rank` of `world`, `local_rank` on its machine; `launcher` is who
+    started it ("torchrun", "spawn", "environment", "simulation", "" for a single process),
+    `backend` that of the default process group. `siblings` are the names of the files of all ranks,
+    in the order of ranks, beside this one; `job` is a text that they share. `simulated`: this is
+    the only process, and stands for all ranks, taken to be equal.
     """
 
     command: tuple[str, ...] = ()
@@ -70,6 +83,12 @@ class RunInfo:
     options: dict[str, Any] = field(default_factory=dict)
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
+    launcher: str = ""
+    backend: str = ""
+    job: str = ""
+    siblings: tuple[str, ...] = ()
+    simulated: bool = False
     pid: int = 0
     started: float = 0.0
     status: str = "running"
@@ -111,11 +130,73 @@ class Module:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A process group: its members in the order of their ranks inside it.
+
+    `dimension` is what a device mesh calls it ("dp", "tp"), "" outside of one.
+    """
+
+    id: int
+    name: str
+    ranks: tuple[int, ...]
+    backend: str
+    dimension: str = ""
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What exchanges gradients for a module: DDP, FSDP; made anew where something of it changes.
+
+    `kind` is "DDP", "FSDP1" or "FSDP2", `module` the wrapped module, `group` the one it reduces
+    over. `buckets` are the buffers that are exchanged together, in the order of the bucket, as far
+    as they are laid out yet. `details`:
+
+    - DDP: hook ("" for the default reducer, which divides by the ranks before it adds),
+      gradient_as_bucket_view, static_graph, find_unused_parameters, bucket_cap_mb
+    - FSDP2: divide_factor, reduce_op where it was set, None otherwise; reshard_after_forward;
+      replicas, the id of the second group under HSDP
+    - FSDP1: strategy, use_orig_params, predivide, postdivide, hook; replicas, as above
+    """
+
+    id: int
+    kind: str
+    module: int | None
+    group: int | None
+    buckets: tuple[tuple[int, ...], ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Elements of a parameter that lie one after the other in another tensor, from `at` on.
+
+    `name` and `shape` are the parameter's own, whole and unwrapped. Element j of the part, from 0,
+    is element `start + j // run * stride + j % run` of the parameter, counted in row-major order:
+    a part in one piece has run = elements; columns 2 and 3 of a (5, 4) parameter have start 2,
+    elements 10, run 2, stride 4.
+    """
+
+    name: str
+    shape: Shape
+    start: int
+    elements: int
+    run: int
+    stride: int
+    at: int = 0
+
+
+@dataclass(frozen=True)
 class Buffer:
     """A leaf tensor whose `.grad` autograd writes.
 
     `name` is its path inside its root module, or the variable that holds it, or "" where neither
     is known. `is_parameter` tells an `nn.Parameter` from a plain tensor.
+
+    `parts` is empty for a parameter that this rank holds whole. Of a sharded one it is the one
+    part that this rank holds, and the gradient's fingerprint is taken with the signs of the whole
+    parameter: those of all ranks add up to that of the whole. A flat parameter (FSDP1) has a part
+    for each parameter in it; its own fingerprint is that of the flat one of all ranks.
+    `placements` of a DTensor: per dimension of its mesh the group, and "Shard(0)", "Replicate()"...
     """
 
     id: int
@@ -125,6 +206,8 @@ class Buffer:
     device: str
     module: int | None = None
     is_parameter: bool = True
+    parts: tuple[Part, ...] = ()
+    placements: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,6 +327,41 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Some elements of a tensor that entered or left an exchange, at a moment.
+
+    `moment` is "entered" or "left", `tensor` the position of the tensor in what was handed over,
+    `at` the first element in it, `form` the tensor's. `peer` is the rank whose place in the tensor
+    it is: to which it goes (reduce_scatter, all_to_all, scatter) or from which it came.
+
+    `content` is "gradient", "parameter" or "" where that is not known. With a `buffer` it is that
+    part of the buffer's gradient (or of the parameter itself), as in `Part`, and the fingerprint is
+    taken with the signs of the whole parameter. `found` says how the buffer was recognised:
+    "memory" (they are the very elements of the `.grad` or of the wrapper's bucket), "wrapper" (it
+    laid them out), "size" (a copy with as many elements as one bucket, in its order: a hook's),
+    "values" (a copy with the values of the `.grad`s, one after the other). Elements that belong to
+    no buffer (padding) are in no piece. `row` is None where it was not measured: parameters.
+
+    `tracked`: the tensor stood in the autograd graph (it required gradients).
+    """
+
+    moment: str
+    tensor: int
+    at: int
+    elements: int
+    form: int
+    row: int | None
+    content: str = ""
+    buffer: int | None = None
+    start: int = 0
+    run: int = 0
+    stride: int = 0
+    found: str = ""
+    peer: int | None = None
+    tracked: bool = False
+
+
+@dataclass(frozen=True)
 class NodeState:
     """What is plain to read on a node in one call.
 
@@ -267,7 +385,7 @@ class Layout:
     """What repeats of an event beside its structure: where each measurement lies.
 
     `rows` gives for each row of the measurements its number of elements, whether they are complex
-    and whether values are kept in double precision. `structure` is None for a step.
+    and whether values are kept in double precision. `structure` is None except for a call.
     """
 
     id: int
@@ -279,6 +397,7 @@ class Layout:
     roots: tuple[Root, ...] = ()
     captures: tuple[Capture, ...] = ()
     readings: tuple[Reading, ...] = ()
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -375,7 +494,63 @@ class Edit:
     values: bytes = b""
 
 
-Event = Union[Call, Step, Reset, Edit]
+@dataclass(frozen=True)
+class Exchange:
+    """One operation of `torch.distributed` that this rank took part in.
+
+    `kind` is "all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all", "reduce",
+    "gather", "scatter", "send", "recv" or "barrier". `op` is "sum", "avg", "premul_sum" (with
+    `factor`: multiplied, then added), "min", "max", "product"..., "" where nothing is reduced.
+    `root` is the rank that a broadcast comes from, a reduce goes to, or the peer of a send.
+
+    `call` is the order of the backward call inside which it ran, `node` the node at work in it
+    (DDP's buckets leave from an AccumulateGrad). `wrapper` is the one whose gradients it exchanges,
+    `bucket` its number there.
+
+    What entered was measured before the operation began; what left after it was done, when someone
+    waited for it or its call ended. `outcome` is "done", "unfinished" (nobody had waited for it
+    when recording stopped: nothing left), or the exception that it ended with.
+    """
+
+    order: int
+    step: int
+    layout: int
+    kind: str
+    op: str
+    group: int
+    factor: float | None = None
+    root: int | None = None
+    call: int | None = None
+    node: int | None = None
+    wrapper: int | None = None
+    bucket: int | None = None
+    is_async: bool = False
+    source: int | None = None
+    started: float = 0.0
+    outcome: str = "done"
+    measurements: bytes = b""
+    values: bytes = b""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One forward of a wrapper.
+
+    `synchronises`: whether the backward calls after it exchange gradients (False inside `no_sync`).
+    `divisor` is by what DDP's default reducer divides before it adds; None where that is not known,
+    or is left to a hook.
+    """
+
+    order: int
+    step: int
+    wrapper: int
+    synchronises: bool
+    divisor: float | None = None
+    source: int | None = None
+    started: float = 0.0
+
+
+Event = Union[Call, Step, Reset, Edit, Exchange, Use]
 
 
 @dataclass(frozen=True)

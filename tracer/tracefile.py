@@ -31,12 +31,16 @@ from tracer.events import (
     Edge,
     Edit,
     Event,
+    Exchange,
     Form,
+    Group,
     Layout,
     Measurement,
     Module,
     Node,
     NodeState,
+    Part,
+    Piece,
     Reading,
     Receipt,
     Reset,
@@ -45,6 +49,8 @@ from tracer.events import (
     Source,
     Step,
     Structure,
+    Use,
+    Wrapper,
 )
 
 if sys.platform != "win32":
@@ -69,10 +75,18 @@ CREATE TABLE sources (id INTEGER PRIMARY KEY, file TEXT NOT NULL, line INTEGER N
 CREATE TABLE modules (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, path TEXT NOT NULL,
                       kind TEXT NOT NULL, variable TEXT NOT NULL, replica INTEGER);
 
--- Leaf tensors whose .grad is written. shape is JSON.
+-- Leaf tensors whose .grad is written. shape, parts (what a rank holds of sharded parameters) and
+-- placements (of a DTensor) are JSON.
 CREATE TABLE buffers (id INTEGER PRIMARY KEY, name TEXT NOT NULL, shape TEXT NOT NULL,
                       dtype TEXT NOT NULL, device TEXT NOT NULL, module INTEGER,
-                      is_parameter INTEGER NOT NULL);
+                      is_parameter INTEGER NOT NULL, parts TEXT NOT NULL,
+                      placements TEXT NOT NULL);
+
+-- Process groups, and what exchanges gradients over them: ranks, buckets and details are JSON.
+CREATE TABLE groups (id INTEGER PRIMARY KEY, name TEXT NOT NULL, ranks TEXT NOT NULL,
+                     backend TEXT NOT NULL, dimension TEXT NOT NULL);
+CREATE TABLE wrappers (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, module INTEGER,
+                       process_group INTEGER, buckets TEXT NOT NULL, details TEXT NOT NULL);
 
 -- Shapes, dtypes and devices of gradients.
 CREATE TABLE forms (id INTEGER PRIMARY KEY, shape TEXT NOT NULL, dtype TEXT NOT NULL,
@@ -109,8 +123,14 @@ CREATE TABLE captures (layout INTEGER, position INTEGER, node INTEGER NOT NULL,
                        PRIMARY KEY (layout, position)) WITHOUT ROWID;
 CREATE TABLE readings (layout INTEGER, buffer INTEGER, moment TEXT, form INTEGER NOT NULL,
                        row INTEGER, PRIMARY KEY (layout, buffer, moment)) WITHOUT ROWID;
+CREATE TABLE pieces (layout INTEGER, piece INTEGER, moment TEXT NOT NULL, tensor INTEGER NOT NULL,
+                     at INTEGER NOT NULL, elements INTEGER NOT NULL, form INTEGER NOT NULL,
+                     row INTEGER, content TEXT NOT NULL, buffer INTEGER, start INTEGER NOT NULL,
+                     run INTEGER NOT NULL, stride INTEGER NOT NULL, found TEXT NOT NULL,
+                     peer INTEGER, tracked INTEGER NOT NULL,
+                     PRIMARY KEY (layout, piece)) WITHOUT ROWID;
 
--- The events of the run, one count (ord) over the four tables. measurements: per row of the
+-- The events of the run, one count (ord) over the six tables. measurements: per row of the
 -- layout 13 float32: sum (real, imaginary), norm, largest, non-finite, 8 of the fingerprint.
 -- vals: the elements of each row with 16 or fewer, float32 or (is_double) float64, complex ones as
 -- pairs. scalars: float64, the numbers read on nodes. loader and batch: which DataLoader had given
@@ -132,9 +152,18 @@ CREATE TABLE resets (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, by TEXT NOT
 CREATE TABLE edits (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, layout INTEGER NOT NULL,
                     kind TEXT NOT NULL, details TEXT NOT NULL, source INTEGER,
                     started REAL NOT NULL, measurements BLOB NOT NULL, vals BLOB NOT NULL);
+CREATE TABLE exchanges (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, layout INTEGER NOT NULL,
+                        kind TEXT NOT NULL, op TEXT NOT NULL, process_group INTEGER NOT NULL,
+                        factor REAL, root INTEGER, call INTEGER, node INTEGER, wrapper INTEGER,
+                        bucket INTEGER, is_async INTEGER NOT NULL, source INTEGER,
+                        started REAL NOT NULL, outcome TEXT NOT NULL, measurements BLOB NOT NULL,
+                        vals BLOB NOT NULL);
+CREATE TABLE uses (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, wrapper INTEGER NOT NULL,
+                   synchronises INTEGER NOT NULL, divisor REAL, source INTEGER,
+                   started REAL NOT NULL);
 """
 
-Fact = Source | Module | Buffer | Form | Structure | Layout | Event
+Fact = Source | Module | Buffer | Form | Structure | Layout | Group | Wrapper | Event
 
 
 def _text(value: str) -> str:
@@ -274,8 +303,22 @@ def _write_module(db: sqlite3.Connection, fact: Module) -> None:
 
 
 def _write_buffer(db: sqlite3.Connection, fact: Buffer) -> None:
-    row = (fact.id, _text(fact.name), _json(fact.shape), fact.dtype, fact.device)
-    db.execute("INSERT INTO buffers VALUES (?,?,?,?,?,?,?)", (*row, fact.module, fact.is_parameter))
+    row = (fact.id, _text(fact.name), _json(fact.shape), fact.dtype, fact.device, fact.module)
+    parts = _text(_json([asdict(part) for part in fact.parts]))
+    db.execute(
+        "INSERT INTO buffers VALUES (?,?,?,?,?,?,?,?,?)",
+        (*row, fact.is_parameter, parts, _json(fact.placements)),
+    )
+
+
+def _write_group(db: sqlite3.Connection, fact: Group) -> None:
+    texts = (_text(fact.name), _json(fact.ranks), _text(fact.backend), _text(fact.dimension))
+    db.execute("INSERT INTO groups VALUES (?,?,?,?,?)", (fact.id, *texts))
+
+
+def _write_wrapper(db: sqlite3.Connection, fact: Wrapper) -> None:
+    row = (fact.id, _text(fact.kind), fact.module, fact.group, _json(fact.buckets))
+    db.execute("INSERT INTO wrappers VALUES (?,?,?,?,?,?)", (*row, _text(_json(fact.details))))
 
 
 def _write_form(db: sqlite3.Connection, fact: Form) -> None:
@@ -339,6 +382,16 @@ def _write_layout(db: sqlite3.Connection, fact: Layout) -> None:
         "INSERT INTO readings VALUES (?,?,?,?,?)",
         ((key, r.buffer, r.moment, r.form, r.row) for r in fact.readings),
     )
+    db.executemany(
+        "INSERT INTO pieces VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            (
+                key, number, p.moment, p.tensor, p.at, p.elements, p.form, p.row, p.content,
+                p.buffer, p.start, p.run, p.stride, p.found, p.peer, p.tracked,
+            )
+            for number, p in enumerate(fact.pieces)
+        ),
+    )  # fmt: skip
 
 
 def _write_call(db: sqlite3.Connection, fact: Call) -> None:
@@ -377,6 +430,22 @@ def _write_edit(db: sqlite3.Connection, fact: Edit) -> None:
     )
 
 
+def _write_exchange(db: sqlite3.Connection, fact: Exchange) -> None:
+    db.execute(
+        "INSERT INTO exchanges VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            fact.order, fact.step, fact.layout, fact.kind, fact.op, fact.group, fact.factor,
+            fact.root, fact.call, fact.node, fact.wrapper, fact.bucket, fact.is_async, fact.source,
+            fact.started, _text(fact.outcome), fact.measurements, fact.values,
+        ),
+    )  # fmt: skip
+
+
+def _write_use(db: sqlite3.Connection, fact: Use) -> None:
+    row = (fact.order, fact.step, fact.wrapper, fact.synchronises, fact.divisor, fact.source)
+    db.execute("INSERT INTO uses VALUES (?,?,?,?,?,?,?)", (*row, fact.started))
+
+
 WRITERS: dict[type, Any] = {
     Source: _write_source,
     Module: _write_module,
@@ -384,11 +453,19 @@ WRITERS: dict[type, Any] = {
     Form: _write_form,
     Structure: _write_structure,
     Layout: _write_layout,
+    Group: _write_group,
+    Wrapper: _write_wrapper,
     Call: _write_call,
     Step: _write_step,
     Reset: _write_reset,
     Edit: _write_edit,
+    Exchange: _write_exchange,
+    Use: _write_use,
 }
+
+
+MEASURED: dict[type, str] = {Call: "calls", Step: "steps", Edit: "edits", Exchange: "exchanges"}
+"""The events with measurements, and their tables."""
 
 
 def _is_trace(path: Path) -> bool:
@@ -512,6 +589,7 @@ class Trace:
         fields = {name: self._json(value) for name, value in self._rows("SELECT * FROM run")}
         try:
             fields["command"] = tuple(fields["command"])
+            fields["siblings"] = tuple(fields["siblings"])
             return RunInfo(**fields)
         except (TypeError, KeyError) as error:
             raise self._damaged(f"its run is not described: {error}") from error
@@ -529,12 +607,39 @@ class Trace:
     @cached_property
     def buffers(self) -> dict[int, Buffer]:
         rows = self._rows(
-            "SELECT id, name, shape, dtype, device, module, is_parameter FROM buffers"
+            "SELECT id, name, shape, dtype, device, module, is_parameter, parts, placements "
+            "FROM buffers"
         )
         return {
-            id: Buffer(id, name, self._shape(shape), dtype, device, module, bool(is_parameter))
-            for id, name, shape, dtype, device, module, is_parameter in rows
-        }
+            id: Buffer(
+                id, name, self._shape(shape), dtype, device, module, bool(is_parameter),
+                tuple(self._part(part) for part in self._json(parts)),
+                tuple((group, placed) for group, placed in self._json(placements)),
+            )
+            for id, name, shape, dtype, device, module, is_parameter, parts, placements in rows
+        }  # fmt: skip
+
+    def _part(self, fields: dict[str, Any]) -> Part:
+        try:
+            return Part(**{**fields, "shape": tuple(fields["shape"])})
+        except (TypeError, KeyError) as error:
+            raise self._damaged(f"a part of a buffer is not described: {error}") from error
+
+    @cached_property
+    def groups(self) -> dict[int, Group]:
+        rows = self._rows("SELECT id, name, ranks, backend, dimension FROM groups")
+        return {id: Group(id, name, self._shape(ranks), *rest) for id, name, ranks, *rest in rows}
+
+    @cached_property
+    def wrappers(self) -> dict[int, Wrapper]:
+        rows = self._rows("SELECT id, kind, module, process_group, buckets, details FROM wrappers")
+        return {
+            id: Wrapper(
+                id, kind, module, group, tuple(tuple(bucket) for bucket in self._json(buckets)),
+                self._json(details),
+            )
+            for id, kind, module, group, buckets, details in rows
+        }  # fmt: skip
 
     @cached_property
     def forms(self) -> dict[int, Form]:
@@ -588,6 +693,15 @@ class Trace:
                 for r in self._facts("captures", "position, node, input, form, row", id)
             ),
             tuple(Reading(*r) for r in self._facts("readings", "buffer, moment, form, row", id)),
+            tuple(
+                Piece(*r[:-1], *map(bool, r[-1:]))
+                for r in self._facts(
+                    "pieces",
+                    "moment, tensor, at, elements, form, row, content, buffer, start, run, stride, "
+                    "found, peer, tracked",
+                    id, order="piece",
+                )
+            ),
         )  # fmt: skip
 
     def _facts(
@@ -649,9 +763,29 @@ class Trace:
         ]
 
     @cached_property
+    def exchanges(self) -> list[Exchange]:
+        """Every operation of `torch.distributed`, in the order they began, without its blobs."""
+        rows = self._rows(
+            "SELECT ord, step, layout, kind, op, process_group, factor, root, call, node, wrapper, "
+            "bucket, is_async, source, started, outcome FROM exchanges ORDER BY ord"
+        )
+        return [Exchange(*r[:12], *map(bool, r[12:13]), *r[13:]) for r in rows]
+
+    @cached_property
+    def uses(self) -> list[Use]:
+        """Every forward of a wrapper, in order."""
+        rows = self._rows(
+            "SELECT ord, step, wrapper, synchronises, divisor, source, started FROM uses "
+            "ORDER BY ord"
+        )
+        return [Use(*r[:3], *map(bool, r[3:4]), *r[4:]) for r in rows]
+
+    @cached_property
     def events(self) -> list[Event]:
-        """Calls, steps, resets and edits, as they happened."""
-        everything: list[Event] = [*self.calls, *self.steps, *self.resets, *self.edits]
+        """Calls, steps, resets, edits, exchanges and uses, as they happened."""
+        everything: list[Event] = [
+            *self.calls, *self.steps, *self.resets, *self.edits, *self.exchanges, *self.uses,
+        ]  # fmt: skip
         return sorted(everything, key=lambda event: event.order)
 
     def scalars(self, call: Call) -> tuple[float, ...]:
@@ -659,9 +793,9 @@ class Trace:
         blob = self._one("SELECT scalars FROM calls WHERE ord = ?", call.order)
         return tuple(_numbers("d", blob or b""))
 
-    def measurements(self, event: Call | Step | Edit) -> list[Measurement]:
-        """Every measured row of a call, step or edit, in the order of its layout."""
-        table = {Call: "calls", Step: "steps", Edit: "edits"}[type(event)]
+    def measurements(self, event: Call | Step | Edit | Exchange) -> list[Measurement]:
+        """Every measured row of a call, step, edit or exchange, in the order of its layout."""
+        table = MEASURED[type(event)]
         blobs = next(
             self._rows(f"SELECT measurements, vals FROM {table} WHERE ord = ?", event.order), None
         )

@@ -14,7 +14,7 @@ from typing import Union
 
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import DOUBLE, is_zero, proportion, rounding, tidy
-from tracer.events import Call, Edit, Event, Measurement, Reset, Step
+from tracer.events import Call, Edit, Event, Exchange, Measurement, Reset, Step, Use
 from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
 
@@ -179,6 +179,8 @@ def _touches(archive: Archive, event: Event, buffer: int) -> bool:
         return event.outcome == "done" and archive.writes(event, buffer)
     if isinstance(event, Edit):
         return archive.has_reading(event, buffer, "before")
+    if isinstance(event, Exchange | Use):
+        return False
     return any(buffer in group.get("buffers", ()) for group in event.groups)
 
 
@@ -222,7 +224,7 @@ class _Book:
             self._contribute(event)
         elif isinstance(event, Edit):
             self._edit(event)
-        else:
+        elif isinstance(event, Step):
             self._consume(event)
         self._last = event.order
 

@@ -28,6 +28,7 @@ from tracer.errors import TracerError, WrongUse
 from tracer.events import RunInfo
 from tracer.record import script
 from tracer.record.script import Ending, Target, TorchWatch
+from tracer.runfiles import file_of_rank
 from tracer.tracefile import TraceWriter
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _of_rank(output: Path, environment: Mapping[str, str]) -> Path:
     rank, world = environment.get("RANK", ""), environment.get("WORLD_SIZE", "")
     if not (rank.isdecimal() and world.isdecimal() and int(world) > 1):
         return output
-    return output.with_suffix(f".rank{rank}{output.suffix}")
+    return file_of_rank(output, int(rank))
 
 
 def _plan(target: Target, flags: Mapping[str, Any]) -> Plan:

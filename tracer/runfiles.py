@@ -1,0 +1,176 @@
+"""The trace files of one job, a file per rank, opened as one run."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from tracer.errors import TraceUnreadable
+from tracer.events import RunInfo
+from tracer.tracefile import Trace, load
+
+__all__ = ["Run", "file_of_rank", "load_run"]
+
+RANKED = re.compile(r"(?P<stem>.*)\.rank(?P<rank>\d+)(?P<ending>\.[^.]*)")
+
+
+def file_of_rank(output: Path, rank: int) -> Path:
+    """Where a rank writes: run.trace is run.rank1.trace for rank 1."""
+    return output.with_suffix(f".rank{rank}{output.suffix}")
+
+
+class Run:
+    """One job: the traces of its ranks, as far as they can be read.
+
+    `ranks` has them in order; `missing` says for each other rank of the job what is wrong with its
+    file. A single process is a run of one rank. Use as a context manager, or `close`.
+    """
+
+    def __init__(self, ranks: dict[int, Trace], missing: dict[int, str]) -> None:
+        self.ranks = dict(sorted(ranks.items()))
+        self.missing = dict(sorted(missing.items()))
+
+    @property
+    def world(self) -> int:
+        """The number of ranks that the job had."""
+        return self.first.info.world
+
+    @property
+    def first(self) -> Trace:
+        """The trace of the lowest rank that can be read."""
+        return next(iter(self.ranks.values()))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with ExitStack() as stack:
+            for trace in self.ranks.values():
+                stack.callback(trace.close)
+
+
+def load_run(path: str | Path) -> Run:
+    """Open all the traces of a job.
+
+    Args:
+        path: a trace file, of a single process or of any rank; a folder that holds the files of one
+            job; or a pattern such as `run.rank*.trace`, which chooses among its ranks.
+
+    Raises:
+        TraceUnreadable: nothing there can be read, or it belongs to several jobs (several-runs).
+    """
+    text = str(path)
+    if Path(path).is_dir():
+        return _one_job(Path(path), sorted(Path(path).glob("*.trace")))
+    if glob.has_magic(text) and not Path(path).exists():
+        return _one_job(Path(path), sorted(map(Path, glob.glob(text))), only_these=True)
+    return _run_of(Path(path))
+
+
+def _run_of(path: Path) -> Run:
+    """The run that one file is of; where that file is damaged, its neighbours tell."""
+    try:
+        trace = load(path)
+    except TraceUnreadable:
+        neighbour = next(_readable(_neighbours(path)), None)
+        if neighbour is None or path.name not in neighbour.info.siblings:
+            raise
+        trace = neighbour
+    return _with_siblings(trace)
+
+
+def _neighbours(path: Path) -> list[Path]:
+    """The files that are called like those of the other ranks."""
+    match = RANKED.fullmatch(path.name)
+    if match is None:
+        return []
+    name = re.compile(f"{re.escape(match['stem'])}\\.rank\\d+{re.escape(match['ending'])}")
+    if not path.parent.is_dir():
+        return []
+    return sorted(
+        other for other in path.parent.iterdir() if name.fullmatch(other.name) and other != path
+    )
+
+
+def _with_siblings(trace: Trace) -> Run:
+    info = trace.info
+    if len(info.siblings) < 2:
+        return Run({info.rank: trace}, {})
+    ranks, missing = {info.rank: trace}, {}
+    for rank, name in enumerate(info.siblings):
+        if rank == info.rank:
+            continue
+        found, why = _open_rank(trace.path.parent / name, rank, info)
+        if found is not None:
+            ranks[rank] = found
+        else:
+            missing[rank] = why
+    return Run(ranks, missing)
+
+
+def _open_rank(path: Path, rank: int, info: RunInfo) -> tuple[Trace | None, str]:
+    """The trace of a rank, or why there is none."""
+    try:
+        trace = load(path)
+    except TraceUnreadable as error:
+        return None, str(error)
+    if trace.info.job != info.job or trace.info.rank != rank:
+        trace.close()
+        return None, f"{path} is of another run: expected rank {rank} of {info.world}"
+    return trace, ""
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[Trace]:
+    for path in paths:
+        try:
+            yield load(path)
+        except TraceUnreadable:
+            continue
+
+
+def _one_job(place: Path, paths: list[Path], only_these: bool = False) -> Run:
+    """The job that the files belong to: all must be of one."""
+    traces = list(_readable(paths))
+    with ExitStack() as stack:
+        for trace in traces:
+            stack.callback(trace.close)
+        if not traces:
+            if paths:
+                load(paths[0])  # says what is wrong with it
+            raise TraceUnreadable(
+                "missing-file",
+                f"{place}: no trace is there; expected .trace files that `gradtrace trace` wrote",
+            )
+        jobs = {trace.info.job or trace.path.name for trace in traces}
+        if len(jobs) > 1:
+            names = ", ".join(sorted(trace.path.name for trace in traces)[:4])
+            raise TraceUnreadable(
+                "several-runs",
+                f"{place} holds the traces of {len(jobs)} runs ({names}...): name one of the "
+                "files, the others of its run are found through it",
+            )
+        run = _with_siblings(load(traces[0].path))
+    if only_these:
+        _keep(run, {path.name for path in paths})
+    return run
+
+
+def _keep(run: Run, names: set[str]) -> None:
+    """Only the ranks that were asked for; what is wrong with the others is of no interest."""
+    siblings = run.first.info.siblings
+    for rank in [rank for rank, trace in run.ranks.items() if trace.path.name not in names]:
+        run.ranks.pop(rank).close()
+    for rank in [rank for rank in run.missing if siblings[rank] not in names]:
+        del run.missing[rank]
