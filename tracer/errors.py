@@ -33,7 +33,7 @@ class TracerError(Exception):
 
 
 class TraceUnreadable(TracerError):
-    """The file is missing, is no trace, is damaged, follows another schema; or it is several runs."""
+    """Missing, no trace, damaged, of another schema, or several runs where one was expected."""
 
 
 class TraceUnwritable(TracerError):
