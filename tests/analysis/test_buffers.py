@@ -188,7 +188,7 @@ class Reverse(torch.autograd.Function):
         return -g
 
 
-def test_a_reversed_gradient_is_said_to_be_reversed(tmp_path: Path) -> None:
+def test_a_reversed_gradient_weighs_its_items_with_the_other_sign(tmp_path: Path) -> None:
     def script() -> None:
         model = Line()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -199,7 +199,8 @@ def test_a_reversed_gradient_is_said_to_be_reversed(tmp_path: Path) -> None:
     found = explain(script, tmp_path)
 
     assert verdicts(found, "afterwards") == ["x -1"]
-    assert weights(found) == [(8, EIGHTH)]
+    assert weights(found) == [(8, -EIGHTH)]
+    assert [note.kind for note in found.notes] == ["function"]
 
 
 class Own(torch.autograd.Function):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tracer.analysis.balance import BalanceReport, check_balance
 from tracer.analysis.chain import Link, chain_of
 from tracer.analysis.exact import product, rounding, terms
 from tracer.analysis.ledger import Books, Ledger, steps_of
+from tracer.analysis.notes import Note, Optimizer, notes_of, optimizer_of, run_notes
 from tracer.analysis.verdicts import Verdict, verdict_of
 from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Step
@@ -18,26 +18,6 @@ from tracer.graph.names import Names, matching
 from tracer.tracefile import Trace
 
 __all__ = ["Explainer", "Explanation", "Group", "Optimizer", "Overview"]
-
-ADAPTIVE = (
-    "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SparseAdam", "Adagrad", "Adadelta", "RMSprop",
-    "Adafactor", "Rprop", "Muon", "Lion",
-)  # fmt: skip
-"""Optimizers that divide by the gradient's own size, or take its sign only."""
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """How a step turns a gradient into an update, as far as plain options say.
-
-    `lr` is None where there is no such number. `is_adaptive`: a constant factor cancels.
-    """
-
-    kind: str
-    lr: float | None
-    options: dict[str, Any]
-    is_adaptive: bool
-    is_linear: bool
 
 
 @dataclass(frozen=True)
@@ -56,6 +36,7 @@ class Explanation:
     report: BalanceReport | None = None
     chain: tuple[Link, ...] = ()
     fills: int = 0
+    notes: tuple[Note, ...] = ()
 
     @property
     def is_balanced(self) -> bool:
@@ -80,6 +61,7 @@ class Overview:
 
     groups: tuple[Group, ...]
     step: int | None
+    notes: tuple[Note, ...] = ()
 
 
 class Explainer:
@@ -133,7 +115,7 @@ class Explainer:
             raise UnknownName(
                 "unknown-step", f"no gradient was consumed at step {step}; recorded are {known[:9]}"
             )
-        return Overview(_grouped(found), step)
+        return Overview(_grouped(found), step, run_notes(self.trace))
 
     def _step(self, buffer: int, step: int | None) -> Step | None:
         """The step asked for, or the first whose window holds whole calls for this buffer."""
@@ -166,9 +148,10 @@ class Explainer:
             orders = {e.call for e in ledger.history.entries} | {row.call for row in ledger.rows}
             report = check_balance(self.trace, [c for c in self.trace.calls if c.order in orders])
             chain = self._chain(ledger)
+        optimizer = optimizer_of(ledger)
         return Explanation(
-            self.names.buffer(buffer), ledger, verdict_of(ledger, self.trace),
-            optimizer_of(ledger), balance_of(ledger), report, chain, fills,
+            self.names.buffer(buffer), ledger, verdict_of(ledger, self.trace), optimizer,
+            balance_of(ledger), report, chain, fills, notes_of(ledger, optimizer, self.trace),
         )  # fmt: skip
 
     def _chain(self, ledger: Ledger) -> tuple[Link, ...]:
@@ -177,20 +160,6 @@ class Explainer:
             return ()
         facts = self.books.archive.call(calls[-1])
         return tuple(chain_of(facts, facts.writers[ledger.buffer]))
-
-
-def optimizer_of(ledger: Ledger) -> Optimizer | None:
-    """The options of the group that holds the buffer."""
-    if ledger.step is None:
-        return None
-    group = next((g for g in ledger.step.groups if ledger.buffer in g.get("buffers", ())), {})
-    options = {key: value for key, value in group.items() if key not in ("buffers", "frozen")}
-    lr, kind = options.get("lr"), ledger.step.kind
-    is_adaptive = kind in ADAPTIVE or "Adam" in kind
-    is_linear = kind in ("SGD", "ASGD")
-    return Optimizer(
-        kind, float(lr) if isinstance(lr, int | float) else None, options, is_adaptive, is_linear
-    )
 
 
 def balance_of(ledger: Ledger) -> float | None:
@@ -217,8 +186,10 @@ def balance_of(ledger: Ledger) -> float | None:
 def _grouped(found: Sequence[Explanation]) -> tuple[Group, ...]:
     groups: dict[object, list[Explanation]] = {}
     for one in found:
-        step = one.ledger.step
-        key = (None if step is None else step.order, one.ledger.fill, one.verdict.signature)
+        step, inside = one.ledger.step, one.ledger.history.inside
+        # An optimizer that steps inside the call takes each parameter in a step of its own.
+        moment = ("inside", inside) if inside else ("step", step.order if step else None)
+        key = (moment, one.ledger.fill, one.verdict.signature)
         groups.setdefault(key, []).append(one)
     made = [Group(members[0].verdict, tuple(members)) for members in groups.values()]
     return tuple(sorted(made, key=_rank))

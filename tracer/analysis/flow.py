@@ -183,9 +183,12 @@ class _FlowWalk:
         leaving = sent.tensor
         if len(received) != 1 or received[0].elements != leaving.elements:
             return None
-        if received[0].measured is None or leaving.measured is None or leaving.elements < 2:
+        if received[0].measured is None or leaving.measured is None:
             return None
         if not isinstance(effect, Opaque | Moves | Scales):
+            return None
+        is_own = bool(node.custom) and not node.custom.startswith("torch.")
+        if leaving.elements < 2 and not is_own:
             return None
         tolerance = max(rounding(received[0].form.dtype), rounding(leaving.form.dtype))
         value = proportion([received[0].measured], leaving.measured, tolerance)
@@ -193,7 +196,9 @@ class _FlowWalk:
             return None
         name = node.custom.rpartition(".")[2] or node.name
         if isinstance(effect, Opaque):
-            return Factor("opaque", value, name, node.source, True)
+            # Of one element any derivative is a multiple: told, but not counted.
+            kind = "function" if is_own and leaving.elements > 1 else "opaque"
+            return Factor(kind, value, name, node.source, True)
         if isinstance(effect, Scales):
             value = value / effect.by
         return Factor("hook", Fraction(1) if is_same(value, Fraction(1)) else value,

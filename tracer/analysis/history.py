@@ -65,8 +65,10 @@ class History:
     """A buffer from the last time it was empty to the moment it was used.
 
     `step` is the order of the step that consumed it, None if none did. `content` is what was
-    consumed. `emptied` says by whom it was emptied before, `lost` what each reset threw away that
-    no step had consumed (the calls). `evaluations` counts the times a closure filled it anew.
+    consumed. `emptied` says by whom it was emptied before. `evaluations` counts the times a closure
+    filled it anew. `again` are the orders of the steps that consumed the very same afterwards,
+    before anything was added and before it was emptied. `inside` is the order of the backward call
+    that was still at work when the step consumed it.
     """
 
     buffer: int
@@ -77,6 +79,8 @@ class History:
     emptied_at: int | None = None
     evaluations: int = 0
     is_complete: bool = True
+    again: tuple[int, ...] = ()
+    inside: int | None = None
 
 
 Seen = Union[Call, Step, Edit]
@@ -95,6 +99,7 @@ class Archive:
         self.by_order = {event.order: event for event in self.events}
         self.places = {event.order: place for place, event in enumerate(self.events)}
         self.numbers = {call.order: n for n, call in enumerate(trace.calls, start=1)}
+        self._steps = {step.step for step in trace.steps}
 
     def call(self, order: int) -> CallFacts:
         if order not in self._calls:
@@ -102,6 +107,10 @@ class Archive:
             assert isinstance(event, Call)
             self._calls[order] = CallFacts(self.trace, event)
         return self._calls[order]
+
+    def has_gap(self, first: int, last: int) -> bool:
+        """Whether a step of these was not recorded, from the first up to before the last."""
+        return any(step not in self._steps for step in range(first, last))
 
     def has_reading(self, event: Seen, buffer: int, moment: str) -> bool:
         return (buffer, moment) in self._readings_of(event)
@@ -145,7 +154,23 @@ def history_of(archive: Archive, buffer: int, step: Step | None) -> History:
     book = _Book(archive, buffer, emptied="by hand" if is_cut else "")
     for event in events[start:]:
         book.take(event)
-    return book.close(step)
+    history = book.close(step)
+    return history if step is None else replace(history, again=_again(archive, buffer, step))
+
+
+def _again(archive: Archive, buffer: int, step: Step) -> tuple[int, ...]:
+    """The steps that took the same content after this one did."""
+    found: list[int] = []
+    content = archive.reading(step, buffer, "consumed")
+    place = archive.places[step.order] + 1
+    for event in islice(archive.events, place, None):
+        if not _touches(archive, event, buffer):
+            continue
+        taken = archive.reading(event, buffer, "consumed") if isinstance(event, Step) else None
+        if content is None or taken is None or _ratio([content], taken) != 1:
+            break
+        found.append(event.order)
+    return tuple(found)
 
 
 def fills_of(archive: Archive, buffer: int) -> list[History]:
@@ -205,6 +230,8 @@ class _Book:
         self._buffer = buffer
         self._entries: list[Entry] = []
         self._content: Tensor | None = None
+        self._added: tuple[Tensor, Call, int] | None = None
+        """What a call that is still at work has added, and the hooks that may have changed it."""
         self._is_known = False
         self._last = 0
         self._step = 0
@@ -214,10 +241,11 @@ class _Book:
         self._inside: tuple[float, int] = (-1.0, 0)
 
     def take(self, event: Event) -> None:
-        if event.step > self._step + 1 and self._step:
+        if self._step and self._archive.has_gap(self._step + 1, event.step):
             # Steps between were not recorded: what happened to the buffer there is not known.
             self._entries, self._content, self._is_known = [], None, False
-        self._step = event.step
+            self._added = None
+        self._step = max(event.step, self._step)
         if isinstance(event, Reset):
             self._empty(f"by {event.by}()", event)
         elif isinstance(event, Call):
@@ -253,12 +281,22 @@ class _Book:
             self._buffer, None if step is None else step.order, content, tuple(self._entries),
             self._emptied, self._emptied_at,
             is_complete=all(entry.call is not None for entry in self._entries),
+            inside=None if step is None else self._at_work(step),
         )  # fmt: skip
+
+    def _at_work(self, step: Step) -> int | None:
+        """The last call that wrote the buffer, if it had not ended when the step began."""
+        calls = [entry.call for entry in self._entries if entry.call is not None]
+        if not calls:
+            return None
+        last = self._archive.by_order[calls[-1]]
+        is_running = isinstance(last, Call) and step.started < last.started + last.seconds
+        return last.order if is_running and last.order < step.order else None
 
     def _empty(self, words: str, event: Event) -> None:
         if self._entries:
             self._closed.append(self._history(None, self._content))
-        self._entries, self._content, self._is_known = [], None, True
+        self._entries, self._content, self._is_known, self._added = [], None, True, None
         self._emptied = words
         self._emptied_at = event.source if isinstance(event, Reset) else None
 
@@ -267,16 +305,27 @@ class _Book:
         if found is None or (found.measured is not None and is_zero(found.measured)):
             if self._entries and not (self._content_is_zero() and found is not None):
                 self._empty("by hand", event)
-            self._content, self._is_known = None, True
+            self._content, self._is_known, self._added = None, True, None
             return
         if not self._entries:
             self._entries = [self._handed_over(event, found) or Entry(None, found)]
-        elif self._is_known and self._content is not None:
-            factor = _ratio([self._content], found)
-            if factor != 1:
-                words = "changed by hand" + ("" if factor is not None else ", not by a factor")
-                self._change(Change("edit", words, factor, self._last, None, False, event.order))
-        self._content, self._is_known = found, True
+        elif self._is_known:
+            self._compare(event, found)
+        self._content, self._is_known, self._added = found, True, None
+
+    def _compare(self, event: Seen, found: Tensor) -> None:
+        """What is there against what should be: what was left, and added by a call at work."""
+        added = self._added
+        parts = [t for t in (self._content, added[0] if added else None) if t is not None]
+        factor = _ratio(parts, found) if parts else Fraction(1)
+        if factor == 1:
+            return
+        if added:
+            _, call, hooks = added
+            self._change(_after_accumulation(call, hooks, factor))
+            return
+        words = "changed by hand" + ("" if factor is not None else ", not by a factor")
+        self._change(Change("edit", words, factor, self._last, None, False, event.order))
 
     def _handed_over(self, event: Seen, found: Tensor) -> Entry | None:
         """Content that no backward call wrote: a multiple of what `autograd.grad` handed back?"""
@@ -315,21 +364,21 @@ class _Book:
             self._meet(call, self._archive.reading(call, self._buffer, "before"))
         if received is not None:
             self._entries.append(Entry(call.order, received, call.source))
-        if is_inner or self._is_shared(call):
+        others = list(self._touching_meanwhile(call))
+        if is_inner or any(isinstance(other, Call) for other in others):
             self._is_known = False  # the books of overlapping calls are checked as one
+        elif others:
+            hooks = facts.state(node).hooks[2]
+            self._added = None if received is None else (received, call, hooks)
         else:
             self._leave(call, facts, node, received)
         self._inside = max(self._inside, (call.started + call.seconds, call.order))
 
-    def _is_shared(self, call: Call) -> bool:
-        """Whether something else touched the buffer while this call ran."""
-        end = call.started + call.seconds
-        return any(
-            other.order != call.order
-            and call.started <= other.started < end
-            and _touches(self._archive, other, self._buffer)
-            for other in self._neighbours(call)
-        )
+    def _touching_meanwhile(self, call: Call) -> Iterator[Event]:
+        """What else touched the buffer while this call ran: nested calls, hooks that step."""
+        for other in self._neighbours(call):
+            if call.started <= other.started and _touches(self._archive, other, self._buffer):
+                yield other
 
     def _neighbours(self, call: Call) -> Iterator[Event]:
         """Events that began after this one and before it ended."""
@@ -347,10 +396,8 @@ class _Book:
         if after is not None and parts:
             factor = _ratio(parts, after)
             if factor != 1:
-                words = f"{hooks} hook{'s' if hooks > 1 else ''} after accumulation"
-                words = words if hooks else "changed during the call"
-                self._change(Change("hook", words, factor, call.order, call.source, bool(hooks)))
-        self._content, self._is_known = after, True
+                self._change(_after_accumulation(call, hooks, factor))
+        self._content, self._is_known, self._added = after, True, None
         if after is None and self._entries:
             self._empty("by a hook after accumulation", call)
 
@@ -389,6 +436,12 @@ class _Book:
         self._entries = [
             replace(entry, consumed=(*entry.consumed, step.order)) for entry in self._entries
         ]
+
+
+def _after_accumulation(call: Call, hooks: int, factor: Exact | None) -> Change:
+    words = f"{hooks} hook{'s' if hooks > 1 else ''} after accumulation"
+    words = words if hooks else "changed during the call"
+    return Change("hook", words, factor, call.order, call.source, bool(hooks))
 
 
 def _ratio(parts: list[Tensor], whole: Tensor) -> Exact | None:

@@ -17,8 +17,9 @@ __all__ = ["Ended", "Factor", "Reduction", "Strand", "joined", "merged"]
 class Factor:
     """One multiplication that a gradient passes, None where it is no single number.
 
-    `kind` is "reduction", "scale", "start", "hook", "measured", "paths" or the kind of an edit of a
-    buffer. `is_measured` tells a ratio of two gradients from a number that a rule knows.
+    `kind` is "reduction", "scale", "start", "hook", "measured", "paths", "function" (of the user's,
+    that multiplies all elements by one number), "opaque" (told, not counted), or the kind of an
+    edit of a buffer. `is_measured` tells a ratio of two gradients from a number that a rule knows.
     """
 
     kind: str

@@ -244,7 +244,8 @@ class _Walk:
             if is_above_leaf(self._facts, sent.edge.receiver):
                 return None
             is_number = self._is_number(node)
-            if elements == 1 and strand.reductions and not _is_count(name, effect.by):
+            is_said = _is_count(name, effect.by) or self._has_no_dimensions(node, sent)
+            if elements == 1 and strand.reductions and not is_said:
                 # A batch of one: the factor may as well be data. A number: counts if it is reduced.
                 return self._through_function(node, strand, sent) if is_number else None
         by = effect.by if isinstance(effect.by, Fraction) else tidy(effect.by, DOUBLE)
@@ -253,6 +254,11 @@ class _Walk:
             # The sign of an operand is part of the item, unless the operand is reduced in turn.
             return strand.passed(product((strand.now, by)), factor)
         return strand.scaled(factor)
+
+    def _has_no_dimensions(self, node: int, sent: Sent) -> bool:
+        """Whether what was multiplied with is a number by its form, and no batch of one."""
+        operand = "other" if sent.edge.output == 0 else "self"
+        return self._facts.saved(node).get(f"{operand}_dims") == 0
 
     def _through_function(self, node: int, strand: Strand, sent: Sent) -> Strand | None:
         """A function of one number: its derivative is what was measured."""
@@ -293,7 +299,10 @@ class _Walk:
                 effect.words, facts.called, _denominator(effect),
             )  # fmt: skip
             strand = strand.reduced(effect.factor, strand.live * items, reduction)
-            if effect.factor is None:
+            if effect.over == 0:
+                # Nothing to average: 0/0, and no gradient for anybody.
+                strand = replace(strand, live=0, masked=items)
+            elif effect.factor is None:
                 strand = replace(strand, unknown=strand.unknown or "the denominator is not known")
         if facts.name.startswith("NllLoss"):
             strand = _without_ignored(strand, measured, sent.tensor.form.dtype)
@@ -307,11 +316,22 @@ class _Walk:
             hidden = next((f.words for f in strand.since if f.kind == "opaque"), "")
             unknown = strand.unknown or (hidden and f"{OPAQUE} ({hidden}): factor unknown")
             strand = replace(strand, live=1, unknown=unknown)
+        if not strand.reductions and self._is_born_here(node, sent):
+            name = self._facts.node(node).name.partition("Backward")[0].lower()
+            why = f"the gradient is not finite any more after {name}"
+            strand = replace(strand, unknown=strand.unknown or why)
         key = (node, hash(strand))
         ended = self._ended.setdefault(key, Ended(strand, node, measured=measured))
         if sent is not None:
             ended.edges.add(sent.number)
             self._partly.add(sent.number)
+
+    def _is_born_here(self, node: int, sent: Sent | None) -> bool:
+        """Whether the gradient of a number stopped being finite in this node."""
+        after = sent.tensor.measured if sent is not None else None
+        received = [t.measured for t in self._facts.received.get(node, {}).values()]
+        is_finite = all(m is not None and not m.nonfinite for m in received)
+        return after is not None and after.nonfinite > 0 and is_finite and self._is_number(node)
 
 
 def _unit(strands: list[Strand], elements: int) -> Exact | None:

@@ -21,7 +21,8 @@ ONE = Fraction(1)
 class Axis:
     """One line of the answer.
 
-    `verdict` is "mean", "sum", "SUM" (a sum that nobody divided), "UNEQUAL", "one", "?" or "-".
+    `verdict` is "mean", "sum", "SUM" (a sum that nobody divided), "UNEQUAL", "one", "none", "?" or
+    "-"; of the axis "afterwards" the factor.
     `note` says what brought it about; `source` is the line.
     """
 
@@ -38,8 +39,8 @@ class TermVerdict:
 
     `total` is the sum of the weights of all items, `weight` that of each if they are equal, `ratio`
     the largest weight over the least. `kind` is "mean", "sum", "scaled-mean", "scaled-sum",
-    "unequal", "weighted" or "unknown". `unit` names what `unit_weight` is the weight of. `rows` are
-    those of the ledger that it was made of.
+    "unequal", "weighted", "empty" (all items are left out) or "unknown". `unit` names what
+    `unit_weight` is the weight of. `rows` are those of the ledger that it was made of.
     """
 
     term: Term
@@ -77,7 +78,7 @@ def verdict_of(ledger: Ledger, trace: Trace) -> Verdict:
     axes = [_items_axis(rows) for rows in groups]
     axes += [_replicas_axis(ledger, rows) for rows in groups[:1]]
     axes += _calls_axes(ledger, terms)
-    axes += _buffer_axes(ledger)
+    axes += _buffer_axes(ledger, trace)
     axes.append(_ranks_axis(trace))
     return Verdict(tuple(axes), terms, _sentence(ledger, terms))
 
@@ -88,14 +89,21 @@ def _terms(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups.setdefault(row.term, []).append(row)
     found: list[list[Row]] = []
-    for group in groups.values():
+    for every in groups.values():
+        group = [row for row in every if not _is_empty(row)] or every
         parts: dict[object, list[Row]] = {}
         is_several = _differ_in_one_call(group)
         for row in group:
-            path = tuple((f.kind, f.source) for f in row.loss if f.kind != "reduction")
+            factors = (*row.loss, *row.after)
+            path = tuple((f.kind, f.source) for f in factors if f.kind != "reduction")
             parts.setdefault(path if is_several else None, []).append(row)
         found += parts.values()
     return found
+
+
+def _is_empty(row: Row) -> bool:
+    """Whether all items were left out, so that there is no gradient either."""
+    return not row.items and row.masked > 0
 
 
 def _differ_in_one_call(rows: Sequence[Row]) -> bool:
@@ -121,6 +129,8 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
     source = last.source if last else first.term.source
     if first.unknown:
         return Axis("items", "?", first.unknown, source=source)
+    if _is_empty(first):
+        return Axis("items", "none", _left_out(first), "a mean of nothing: 0/0", source)
     if last is None:
         return _values_axis(rows, source)
     counts = list(dict.fromkeys(row.items for row in rows))
@@ -139,6 +149,10 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
     notes = {_others(row) for row in rows}
     note = notes.pop() if len(notes) == 1 else ""
     return Axis("items", reduction_word(first), words, note, source)
+
+
+def _left_out(row: Row) -> str:
+    return f"all {row.masked:,} items are left out"
 
 
 def _values_axis(rows: Sequence[Row], source: int | None) -> Axis:
@@ -282,21 +296,32 @@ def _why_unequal(rows: Sequence[Row]) -> str:
     return "scaled differently"
 
 
-def _buffer_axes(ledger: Ledger) -> list[Axis]:
+def _buffer_axes(ledger: Ledger, trace: Trace) -> list[Axis]:
     """What multiplied all of the gradient, or a part of it, after the loss."""
-    found: dict[Factor, list[int]] = {}
+    found: dict[Factor, list[Row]] = {}
     for row in ledger.rows:
         for factor in row.after:
-            found.setdefault(factor, []).append(row.number)
-    every = [row.number for row in ledger.rows]
+            found.setdefault(factor, []).append(row)
     axes = []
-    for factor, numbers in found.items():
-        words = factor.words
-        if numbers != every:
-            words += f", only of call {', '.join(map(str, dict.fromkeys(numbers)))}"
+    for factor, rows in found.items():
+        words = factor.words + _only(rows, ledger.rows, trace)
         value = f"x {said(factor.value)}" if factor.value is not None else "?"
         axes.append(Axis("afterwards", value, words, source=factor.source))
     return axes
+
+
+def _only(rows: Sequence[Row], every: Sequence[Row], trace: Trace) -> str:
+    """Which part of the gradient a factor met, "" if all of it."""
+    if len(rows) == len(every):
+        return ""
+    calls = {row.number for row in rows}
+    if all(row in rows for row in every if row.number in calls):
+        return f", only of call {', '.join(map(str, sorted(calls)))}"
+    sources = {row.term.items for row in rows}
+    lines = {trace.sources[source].line for source in sources if source is not None}
+    if lines and not any(row.term.items in sources for row in every if row not in rows):
+        return f", only of the loss at line {', '.join(map(str, sorted(lines)))}"
+    return f", only of {len(rows)} of {len(every)} losses"
 
 
 def _ranks_axis(trace: Trace) -> Axis:
@@ -333,6 +358,12 @@ def _term_verdict(term: Term, rows: list[Row], ledger: Ledger) -> TermVerdict:
             term, "unknown", f"not known: {why}", items, None, None, None, "item", None, axis, why,
             tuple(rows),
         )  # fmt: skip
+    if _is_empty(rows[0]):
+        axis = _calls_axis(rows, None, ledger)
+        words = f"nothing: {_left_out(rows[0])}"
+        return TermVerdict(
+            term, "empty", words, 0, None, None, None, "item", None, axis, rows=tuple(rows)
+        )
     whole = total([t for row in rows if (t := row.total) is not None])
     ratio = _ratio(rows)
     is_negated = all(row.weight is not None and row.weight < 0 for row in rows)

@@ -125,6 +125,9 @@ def saved_of(node: Any, kind: NodeKind, lazy: bool) -> Saved:
             number = None if tensor is None else _single(tensor)
             if number is not None:
                 numbers.append((name, number))
+            if tensor is not None and number is not None and kind.name in PRODUCTS:
+                # Without any it is a number, with some it may be a batch of one.
+                plain.append((f"{name}_dims", tensor.dim()))
             elif tensor is not None and kind.name in PRODUCTS:
                 sizes = sizes_of(node, tensor)
                 plain += [] if sizes is None else [(f"{name}_sizes", sizes)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tracer.analysis.exact import said
 from tracer.analysis.explain import Explanation, Group, Overview
 from tracer.analysis.ledger import Row
+from tracer.analysis.notes import Note, Optimizer
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import Axis, TermVerdict
 from tracer.tracefile import Trace
@@ -145,7 +146,12 @@ def _conclusion(one: Explanation, lines: Lines, ink: Ink) -> list[str]:
         found = [ink.bold(f"  => {printable(one.verdict.words)}.")]
         told = [term for term in terms if term.unit_weight is not None]
         found += [f"     {printable(_sentence(one, term))}" for term in told]
-    return [*found, *(f"     {printable(note)}" for note in _notes(one))]
+    return [*found, *_notes(one.notes, lines)]
+
+
+def _notes(notes: Sequence[Note], lines: Lines) -> list[str]:
+    told = [(note.words, lines.place(note.source)) for note in notes]
+    return [f"     {printable(words)}{f'  ({place})' if place else ''}" for words, place in told]
 
 
 def _label(term: TermVerdict, terms: Sequence[TermVerdict], lines: Lines) -> str:
@@ -182,36 +188,6 @@ def _sentence(one: Explanation, term: TermVerdict) -> str:
     )
 
 
-def _notes(one: Explanation) -> Iterator[str]:
-    beside = {f.words: f for row in one.ledger.rows for f in row.after if f.kind == "opaque"}
-    for factor in beside.values():
-        yield (
-            f"The gradient passes {factor.words}, an autograd.Function that multiplies it by "
-            f"{said(factor.value)} (measured); whether its forward does too is not recorded."
-        )
-    note = _optimizer_note(one)
-    if note:
-        yield note
-
-
-def _optimizer_note(one: Explanation) -> str:
-    optimizer = one.optimizer
-    if optimizer is None:
-        return ""
-    if optimizer.is_adaptive:
-        return (
-            f"{optimizer.kind} divides by the size of the gradient: a constant factor cancels, "
-            "except in eps and in L2 decay; unequal weights do not."
-        )
-    momentum = optimizer.options.get("momentum")
-    if optimizer.is_linear and momentum and momentum < 1:
-        return f"Momentum {number(momentum)} adds that up to {number(1 / (1 - momentum))} times."
-    if optimizer.kind == "LBFGS":
-        count = one.ledger.history.evaluations
-        return f"LBFGS called its closure {plural(count, 'time')}; this is the first evaluation."
-    return ""
-
-
 def _rows_table(one: Explanation, lines: Lines) -> list[str]:
     rows = one.ledger.rows
     if not rows:
@@ -227,13 +203,14 @@ def _rows_table(one: Explanation, lines: Lines) -> list[str]:
 def _row_cells(row: Row, lines: Lines) -> tuple[str, ...]:
     source = row.reductions[-1].source if row.reductions else row.term.source
     samples = row.samples
+    if not row.items and row.masked:
+        return (*_who(row), f"0 of {row.masked:,}", "0/0", "-", "-", "-", lines.place(source))
     items = f"{row.items:,}"
     if samples is not None and samples.each > 1:
         items += f" = {samples.count} x {samples.each}"
     passed = [_factor(f) for f in row.after]
     return (
-        str(row.number),
-        "" if row.replica is None else str(row.replica),
+        *_who(row),
         items,
         f"{said(row.weight_at_loss)}  ({' · '.join(_factor(f) for f in row.loss) or 'x 1'})",
         " · ".join(passed) or "-",
@@ -241,6 +218,10 @@ def _row_cells(row: Row, lines: Lines) -> tuple[str, ...]:
         said(row.total) if not row.unknown else row.unknown,
         lines.place(source),
     )
+
+
+def _who(row: Row) -> tuple[str, str]:
+    return str(row.number), "" if row.replica is None else str(row.replica)
 
 
 def _factor(factor: Factor) -> str:
@@ -273,10 +254,23 @@ def _history_table(one: Explanation, lines: Lines) -> list[str]:
             rows.append(("then", change.words, value, "", lines.place(change.source)))
     if one.ledger.step is not None:
         step = one.ledger.step
-        lr = "" if one.optimizer is None else f"lr {number(one.optimizer.lr)}"
+        lr = "" if one.optimizer is None else _options(one.optimizer)
         rows.append((f"step {step.step}", f"{step.kind} takes |grad| {number(one.ledger.norm)}",
                      lr, "", lines.place(step.source)))  # fmt: skip
     return _columns(rows)
+
+
+def _options(optimizer: Optimizer) -> str:
+    """lr 0.1, momentum 0.9, nesterov: what a step does with the gradient."""
+    rates = optimizer.lrs or (optimizer.lr,)
+    told = [f"lr {' + '.join(number(rate) for rate in rates)}"]
+    for name in ("momentum", "dampening", "weight_decay"):
+        value = optimizer.options.get(name)
+        if value and isinstance(value, int | float):
+            told.append(f"{name.replace('_', ' ')} {number(value)}")
+    told += [name for name in ("nesterov", "maximize", "foreach", "fused")
+             if optimizer.options.get(name) is True]  # fmt: skip
+    return ", ".join(told)
 
 
 def _chain_table(one: Explanation, lines: Lines) -> list[str]:
@@ -288,7 +282,7 @@ def _chain_table(one: Explanation, lines: Lines) -> list[str]:
         if link.branches > 1:
             effect = f"{effect + ', ' if effect else ''}parts in {link.branches} branches"
         if link.fan_in > 1:
-            effect = f"{link.fan_in} meet; {effect}"
+            effect = f"{link.fan_in} meet{'; ' if effect else ''}{effect}"
         name = operator(link.name)
         rows.append((name, effect, f"|grad| {number(link.norm)}", lines.text(link.source, 44),
                      lines.place(link.source)))  # fmt: skip
@@ -308,7 +302,9 @@ def _balance(one: Explanation) -> list[str]:
         found.append(f"contributions x factors = what was consumed: {_balanced(one)}")
     worst = f"to {report.worst:.0e}" if report.worst else "exactly"
     off = len(report.imbalances) + len(report.hooked)
-    found.append(f"{report.fan_ins + report.buffers:,} sums in its calls, {off} off, rest {worst}")
+    count = f"{report.fan_ins + report.buffers:,} sums in its calls"
+    by = "changed by hooks" if off and not report.imbalances else "off"
+    found.append(f"{count}, {off} {by}, the rest {worst}" if off else f"{count}, balanced {worst}")
     for imbalance in [*report.imbalances, *report.hooked][:6]:
         factor = "" if imbalance.factor is None else f" x {imbalance.factor:.6g}"
         why = f" ({imbalance.explanation})" if imbalance.explanation else ""
@@ -321,6 +317,8 @@ def overview_text(overview: Overview, trace: Trace, ink: Ink) -> str:
     filled = _filled(overview)
     steps = [group for group in overview.groups if group.members[0].name not in filled]
     text = answers_text(overview, trace, ink)
+    notes = _notes(overview.notes, Lines(trace))
+    text += "\n" + "\n".join(line.strip() for line in notes) + "\n" if notes else ""
     return f"{text}\n" + ("\n".join(_parameters(steps, ink)) + "\n" if steps else "")
 
 
@@ -358,7 +356,16 @@ def _title(group: Group, lines: Lines, ink: Ink) -> str:
     members = group.members
     named = listed([_clean(m.name) for m in members], 2)
     what = named if len(members) < 3 else f"{plural(len(members), 'parameter')} ({named})"
-    return f"{ink.bold(what)}   {_when(members[0], lines)}"
+    return f"{ink.bold(what)}   {_when_of(members, lines)}"
+
+
+def _when_of(members: Sequence[Explanation], lines: Lines) -> str:
+    """At one step, or each at its own: an optimizer may step inside the backward call."""
+    steps = sorted({one.ledger.step.step for one in members if one.ledger.step is not None})
+    source = members[0].ledger.step.source if members[0].ledger.step is not None else None
+    if len(steps) < 2:
+        return _when(members[0], lines)
+    return f"at steps {_range(steps)}, one for each ({lines.place(source)})"
 
 
 def _parameters(groups: Sequence[Group], ink: Ink) -> list[str]:

@@ -12,6 +12,7 @@ from tracer.analysis.exact import said
 from tracer.analysis.explain import Explanation, Overview
 from tracer.analysis.history import Change
 from tracer.analysis.ledger import Row
+from tracer.analysis.notes import Note
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import Axis, TermVerdict
 from tracer.semantics.effects import Exact
@@ -68,16 +69,26 @@ def _explanation(one: Explanation, trace: Trace, *, is_whole: bool) -> Document:
         "rows": [_row(row, trace) for row in one.ledger.rows],
         "optimizer": None,
         "balance": _real(one.balance),
+        "notes": [_note(note, trace) for note in one.notes],
     }
     if optimizer is not None:
         document["optimizer"] = {
             "kind": optimizer.kind, "lr": optimizer.lr, "is_adaptive": optimizer.is_adaptive,
-            "options": optimizer.options,
+            "options": optimizer.options, "lrs": list(optimizer.lrs),
         }  # fmt: skip
     if is_whole:
         document["buffer"] = _history(one, trace)
         document["chain"] = [_link(link, trace) for link in one.chain]
     return document
+
+
+def _note(note: Note, trace: Trace) -> Document:
+    return {"kind": note.kind, "words": note.words, **_place(note.source, trace)}
+
+
+def _step_numbers(orders: Sequence[int], trace: Trace) -> list[int]:
+    steps = {step.order: step.step for step in trace.steps}
+    return [steps[order] for order in orders if order in steps]
 
 
 def _place(source: int | None, trace: Trace) -> Document:
@@ -151,6 +162,7 @@ def _history(one: Explanation, trace: Trace) -> Document:
         "emptied_by": history.emptied or None,
         "is_complete": history.is_complete,
         "closure_evaluations": history.evaluations,
+        "used_again_by": _step_numbers(history.again, trace),
         "contributions": [
             {
                 "call": next((r.number for r in one.ledger.rows if r.call == entry.call), None),
