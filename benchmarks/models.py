@@ -1,4 +1,4 @@
-"""What the benchmarks train: small nets, ResNet-50, GPT-2 small, an LSTM, a detector, a long chain."""
+"""What the benchmarks train: small nets, ResNet-50, GPT-2 small, an LSTM, a detector, a chain."""
 
 from __future__ import annotations
 
@@ -167,7 +167,8 @@ def lstm() -> Step:
 def sample(name: str) -> ModuleType:
     path = Path(__file__).parents[1] / "samples" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

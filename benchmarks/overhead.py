@@ -1,6 +1,6 @@
 """What recording costs: training steps with and without it, memory, bytes of trace, reading times.
 
-python benchmarks/overhead.py [--only mlp,gpt2] [--pairs 15] [--parts time,memory,bytes,reading,peers]
+python benchmarks/overhead.py [--only mlp,gpt2] [--pairs 15] [--parts time,memory,bytes]
 
 Times are taken in pairs, in one process, a block of steps with the recorder and one without right
 after one another, in the order that the pair's number decides; the median of the ratios is what a
@@ -63,8 +63,7 @@ def timed(step: Callable[[], None], block: int, around: Around) -> tuple[float, 
 
 def compare(workload: Workload, step: Callable[[], None], around: Around, pairs: int) -> Results:
     """How many times as long a step takes inside `around`."""
-    plain = around_nothing = nullcontext
-    del plain
+    around_nothing = nullcontext
     walls, processors, base, extra = [], [], [], []
     for pair in range(pairs):
         if pair % 2:
@@ -159,7 +158,7 @@ def contributions(trace: tracer.Trace) -> int:
 
 
 def sizes(names: Iterable[str], folder: Path) -> Results:
-    """Bytes that each further step adds, and all bytes of a run of 1,000 steps, per contribution."""
+    """Bytes that each further step adds; all bytes of a long run, per contribution."""
     results: Results = {}
     print(f"\n{'bytes of trace':36}{'a step':>10}{'a contribution':>16}{'of 1,000 steps':>16}")
     for name in names:
@@ -224,7 +223,7 @@ def reading(folder: Path) -> Results:
             start = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, str(REPOSITORY / "cli.py"), *arguments],
-                capture_output=True, text=True, cwd=folder,
+                capture_output=True, text=True, cwd=folder, check=False,
             )  # fmt: skip
             took = time.perf_counter() - start
             used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
