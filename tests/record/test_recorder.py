@@ -323,6 +323,25 @@ def test_a_failing_backward_warns_of_nothing_more_than_it_would(
     assert not recwarn.list
 
 
+def test_a_failing_backward_that_builds_a_graph_says_what_it_would(
+    path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    def message() -> str:
+        w = torch.ones(3, requires_grad=True)
+        result = w.tanh()
+        result.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation") as caught:
+            torch.autograd.grad(result.sum(), w, create_graph=True)
+        return str(caught.value)
+
+    expected = message()
+    with tracer.Recorder(path):
+        assert message() == expected
+
+    assert "enable anomaly detection" in expected
+    assert not recwarn.list
+
+
 def test_a_hundred_thousand_nodes_deep(path: Path) -> None:
     w = torch.ones(3, requires_grad=True)
 
@@ -467,7 +486,7 @@ def test_a_file_that_is_no_trace_is_not_replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["tracer.record.hooks.identity", "tracer.record.sources.Sources.origin"]
+    "place", ["tracer.record.hooks._identity", "tracer.record.sources.Sources.origin"]
 )
 def test_a_fault_of_the_tracer_stops_recording_and_nothing_else(
     path: Path, monkeypatch: pytest.MonkeyPatch, place: str

@@ -106,7 +106,7 @@ class BackwardCalls(Instrument):
 
     def _door(self, engine: Callable[..., Any]) -> Callable[..., Any]:
         def _engine_run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-            if not self.recording or _is_compiled():
+            if not self.recording or _is_compiled() or not _has_graph(outputs):
                 return engine(outputs, *args, **kwargs)
             running = self._begin(_request(outputs, *args, **kwargs), sys._getframe(1))
             if running is None:
@@ -121,7 +121,8 @@ class BackwardCalls(Instrument):
         entered = self._nodes.enter_engine(running.request.create_graph)
         outcome, result = "done", None
         try:
-            result = engine()
+            with self._nodes.unnoticed(entered):
+                result = engine()
             return result
         except BaseException as error:
             outcome = f"{type(error).__name__}: {error}"
@@ -318,6 +319,11 @@ def _is_compiled() -> bool:
         return True
     module = sys.modules.get("torch._dynamo.compiled_autograd")
     return bool(module and getattr(module, "compiled_autograd_enabled", False))
+
+
+def _has_graph(outputs: Sequence[Any]) -> bool:
+    """Whether there is a way back from all of them; if not, the engine says so to the user."""
+    return all(not isinstance(o, torch.Tensor) or o.requires_grad for o in outputs)
 
 
 def _place(output: Any) -> tuple[Any, int]:

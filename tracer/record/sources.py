@@ -23,7 +23,8 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import saved_tensors_hooks
 
 from tracer.events import Source
+from tracer.record.complaints import AsWithoutAnomaly
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
 from tracer.record.patches import Patches
@@ -251,6 +253,20 @@ class NodeWatch:
         self._engines += 1
         self._switch(False)
         return True
+
+    def unnoticed(self, entered: bool) -> AbstractContextManager[None]:
+        """Around a run of the engine, in which anomaly mode may be on for us alone."""
+        if entered or not self._watching or self._user[0]:
+            return nullcontext()
+        return AsWithoutAnomaly(self._paused)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        self._switch(False)
+        try:
+            yield
+        finally:
+            self._switch(self._watching and not self._engines)
 
     def _others_build(self) -> bool:
         """Whether another living thread has made nodes, and may be making some now."""
