@@ -220,3 +220,18 @@ def test_an_opaque_loss_is_not_guessed(tmp_path: Path) -> None:
 
     assert [weight for _, weight in weights(found)] == [None]
     assert "opaque" in found.verdict.words
+
+
+def test_a_leaf_that_is_frozen_when_the_backward_comes_gets_nothing_of_it(tmp_path: Path) -> None:
+    def script() -> None:
+        model = Line()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = data(8)
+        F.mse_loss(model(x), y).backward()
+        loss = F.mse_loss(model(x), y)
+        model.w.requires_grad_(False)
+        loss.backward()
+        model.w.requires_grad_()
+        optimizer.step()
+
+    assert weights(explain(script, tmp_path)) == [(8, EIGHTH)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -33,6 +34,26 @@ def plain_backward() -> list[torch.Tensor]:
     w = leaf(5, 3)
     (torch.randn(4, 5) @ w).tanh().mean().backward()
     return [w.grad]
+
+
+@scenario
+def a_root_without_a_graph() -> list[torch.Tensor]:
+    w = leaf(3)
+    for attempt in (w.detach().sum().backward, lambda: torch.autograd.grad(torch.ones(()), w)):
+        with suppress(RuntimeError):  # "element 0 of tensors does not require grad"
+            attempt()
+    (w * 2).sum().backward()
+    return [w.grad]
+
+
+@scenario
+def a_leaf_frozen_after_the_forward() -> list[torch.Tensor]:
+    w, v = leaf(3), leaf(3)
+    (w * v).sum().backward()
+    loss = (w * v).exp().sum()
+    w.requires_grad_(False)
+    loss.backward()
+    return [w.grad, v.grad]
 
 
 @scenario

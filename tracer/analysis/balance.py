@@ -289,7 +289,7 @@ def _buffer_account(
         place = (book.writers[buffer], 0)
         hooks += book.state(place[0]).hooks[2]
         receipt = book.received.get(place)
-        if receipt is not None:
+        if receipt is not None and not book.state(place[0]).saved.get("frozen"):
             parts.append(book.measured(receipt.row))
             forms.append(receipt.form)
     totals: list[Measurement | None] = []

@@ -358,7 +358,8 @@ class _Book:
     def _contribute(self, call: Call) -> None:
         facts = self._archive.call(call.order)
         node = facts.writers[self._buffer]
-        received = facts.received.get(node, {}).get(0)
+        is_frozen = facts.state(node).saved.get("frozen")
+        received = None if is_frozen else facts.received.get(node, {}).get(0)
         is_inner = call.started < self._inside[0]
         if not is_inner:
             self._meet(call, self._archive.reading(call, self._buffer, "before"))

@@ -101,6 +101,8 @@ class Saved:
 
 
 NOTHING = Saved()
+FROZEN = Saved((("frozen", True),))
+"""A leaf that no longer requires a gradient: the engine comes to it and adds nothing."""
 
 
 def saved_of(node: Any, kind: NodeKind, lazy: bool) -> Saved:
@@ -109,6 +111,8 @@ def saved_of(node: Any, kind: NodeKind, lazy: bool) -> Saved:
     Unpacking a saved tensor calls the user's hook, if there is one; that of checkpointing would
     compute the forward again, once too often.
     """
+    if kind.accumulates:
+        return NOTHING if node.variable.requires_grad else FROZEN
     plain: list[tuple[str, Any]] = []
     numbers: list[tuple[str, float | torch.Tensor]] = []
     for name, attribute in kind.plain:
