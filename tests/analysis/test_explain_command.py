@@ -69,3 +69,22 @@ def test_what_is_not_there_is_one_line_and_2(
     assert streams.out == ""
     assert said in streams.err
     assert len(streams.err.splitlines()) == 1
+
+
+def test_a_picture_from_the_loss_to_the_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = blocks(tmp_path / "b.trace")
+
+    assert main(["explain", str(path), "blocks.0.layer.weight", "--svg"]) == 0
+    written = capsys.readouterr().out.split()[1]
+    assert "takes |grad|" in Path(written).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", [["--svg"], ["w", "-o", "x.svg"], ["w", "--svg", "-o", "no/x"]])
+def test_a_picture_needs_a_parameter_and_a_place(
+    trace: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(trace), *words]) == 2
+    assert capsys.readouterr().err.startswith("gradtrace: ")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
-from tracer.analysis.explain import Explainer
-from tracer.commands.console import wants_colour, write
+from tracer.analysis.explain import Explainer, Explanation
+from tracer.commands.console import progress, wants_colour, write
+from tracer.commands.graph import Wish, save
 from tracer.commands.values import option, parse_count
-from tracer.tracefile import load
+from tracer.errors import WrongUse
+from tracer.tracefile import Trace, load
 from tracer.views.explain import explanation_text, overview_text
 from tracer.views.explain_json import explanation_document, overview_document
-from tracer.views.terminal import Ink
+from tracer.views.explain_svg import explanation_svg
+from tracer.views.terminal import Ink, bytes_text, printable
 
 __all__ = ["add_options", "run"]
 
@@ -27,25 +31,59 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--step", type=option(parse_count), metavar="N",
         help="this optimizer step (default: the first that was recorded whole)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    form.add_argument(
+        "--svg", action="store_true",
+        help="draw what lies between the loss and PARAMETER, and what came after, with all factors",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="FILE",
+        help="where to draw (default: an .svg here, named after the trace and the parameter)",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the answer or the document."""
+    """Print the answer or the document, or draw."""
+    if options.svg and options.parameter is None:
+        raise WrongUse("wrong-use", "--svg draws one parameter: found none, expected PARAMETER")
+    if options.output and not options.svg:
+        raise WrongUse("wrong-use", f"-o {options.output}: only --svg writes a file")
     with load(options.trace) as trace:
         explainer = Explainer(trace)
-        ink = Ink(wants_colour(sys.stdout))
         if options.parameter is None:
-            overview = explainer.overview(options.step)
-            if options.json:
-                print(json.dumps(overview_document(overview, trace), indent=2))
-                return 0
-            text = overview_text(overview, trace, ink)
+            text = _of_run(explainer, options)
         else:
-            found = explainer.parameter(options.parameter, options.step)
-            if options.json:
-                print(json.dumps(explanation_document(found, trace), indent=2))
-                return 0
-            text = explanation_text(found, trace, ink)
+            text = _of_parameter(explainer, options)
     write(text, sys.stdout)
     return 0
+
+
+def _of_run(explainer: Explainer, options: argparse.Namespace) -> str:
+    overview = explainer.overview(options.step)
+    if options.json:
+        return _as_json(overview_document(overview, explainer.trace))
+    return overview_text(overview, explainer.trace, Ink(wants_colour(sys.stdout)))
+
+
+def _of_parameter(explainer: Explainer, options: argparse.Namespace) -> str:
+    found = explainer.parameter(options.parameter, options.step)
+    if options.json:
+        return _as_json(explanation_document(found, explainer.trace))
+    if options.svg:
+        return _drawn(found[-1], explainer.trace, options.output)
+    return explanation_text(found, explainer.trace, Ink(wants_colour(sys.stdout)))
+
+
+def _as_json(document: object) -> str:
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _drawn(one: Explanation, trace: Trace, wanted: str | None) -> str:
+    """Draw one parameter's slice, and say where."""
+    suffix = Wish(parameter=one.name, step=one.ledger.step.step if one.ledger.step else None).suffix
+    output = Path(wanted or f"{trace.path.stem}{suffix}-explained.svg")
+    with progress(f"drawing {output.name}"):
+        text = explanation_svg(one, trace)
+    save(text, output)
+    return f"{printable(f'wrote {output} ({bytes_text(output.stat().st_size)})')}\n"

@@ -22,7 +22,7 @@ from tracer.tracefile import Trace, load
 from tracer.views import dot, svg
 from tracer.views.terminal import bytes_text, printable
 
-__all__ = ["FORMATS", "Wish", "add_options", "draw", "run"]
+__all__ = ["FORMATS", "Wish", "add_options", "draw", "run", "save"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,11 @@ def draw(trace: Trace, wish: Wish, output: Path) -> None:
     """
     with progress(f"drawing {output.name}"):
         text = FORMATS[output.suffix](trace, wish)
+    save(text, output)
+
+
+def save(text: str, output: Path) -> None:
+    """Write a file, or say why that is not possible."""
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import networkx as nx
 
 from tracer.events import Call, Layout, Measurement, Node, NodeState, Step, Structure
 from tracer.graph.names import Names
-from tracer.graph.window import Window, choose
+from tracer.graph.window import Window, choose, of_calls
 from tracer.semantics.effects import Effect
 from tracer.semantics.facts import NodeFacts
 from tracer.semantics.registry import effects_of
@@ -35,11 +35,13 @@ def build(
     step: int | None = None,
     call: int | None = None,
     into: nx.MultiDiGraph | None = None,
+    calls: Collection[int] | None = None,
 ) -> nx.MultiDiGraph:
     """The graph of one step's window: by default the first complete one, or else all calls.
 
     `step` picks another step, `call` a single backward call (the K-th recorded one, from 1; with
-    `step` the K-th of its window). `into` is an empty graph to fill, of a class of its own.
+    `step` the K-th of its window). `calls` are the numbers of the calls to show instead, whatever
+    window they are of. `into` is an empty graph to fill, of a class of its own.
 
     Raises:
         NothingRecorded: the trace holds no backward call.
@@ -47,8 +49,8 @@ def build(
     """
     if not isinstance(trace, Trace):
         with load(trace) as opened:
-            return build(opened, step=step, call=call, into=into)
-    window = choose(trace, step, call)
+            return build(opened, step=step, call=call, into=into, calls=calls)
+    window = choose(trace, step, call) if calls is None else of_calls(trace, calls, step)
     builder = _Builder(trace, nx.MultiDiGraph() if into is None else into)
     for number, event in window.calls:
         builder.add_call(number, event)

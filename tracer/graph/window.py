@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Call, Step
 from tracer.tracefile import Trace
 
-__all__ = ["Window", "choose"]
+__all__ = ["Window", "choose", "of_calls"]
 
 MOST_CALLS = 24
 """Calls shown of a run without steps: a loop of 10,000 says no more than its first few."""
@@ -54,6 +55,12 @@ def choose(trace: Trace, step: int | None = None, call: int | None = None) -> Wi
     if first is not None:
         return _window_of(trace, numbered, first)
     return _capped(trace, numbered, None, ())
+
+
+def of_calls(trace: Trace, numbers: Collection[int], step: int | None) -> Window:
+    """These calls, counted from 1, and what a step did with them."""
+    calls = [(number, call) for number, call in enumerate(trace.calls, 1) if number in numbers]
+    return _capped(trace, calls, step, tuple(s for s in trace.steps if s.step == step))
 
 
 def _first_complete_step(trace: Trace) -> int | None:

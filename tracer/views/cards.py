@@ -264,7 +264,7 @@ def _leaf(graph: nx.MultiDiGraph, data: Data) -> Card:
         rows = [Row(labels.plural(data["nodes"], what), beside=_grad(data), bold=True)]
     if data["kind"] == "buffer":
         rows.append(Row(_grad(data), muted=True))
-    pills = (*_products(graph, data), *_leaf_sums(data))
+    pills = (*data.get("hook_pills", ()), *_products(graph, data), *_leaf_sums(data))
     above = [Row(pills=pills)] if pills else []
     return Card("buffer", (*above, *rows), node_tip(data))
 
@@ -326,7 +326,21 @@ def _more(graph: nx.MultiDiGraph, data: Data) -> Card:
     return Card("more", (Row(f"… {data['merged']:,} more", muted=True),), tip=node_tip(data))
 
 
+def _change(graph: nx.MultiDiGraph, data: Data) -> Card:
+    """Something that happened to a buffer as a whole."""
+    title = Row(data["name"], (data["pill"],), _line(graph, data["lines"]), TITLE, bold=True)
+    return Card("change", (title,), tip=node_tip(data))
+
+
+def _update(graph: nx.MultiDiGraph, data: Data) -> Card:
+    """What an optimizer does with a buffer, and what one item moves in the end."""
+    title = Row(data["name"], beside=_line(graph, data["lines"]), size=TITLE, bold=True)
+    return Card("root", (title, *(Row(text, muted=True) for text in data["texts"])), node_tip(data))
+
+
 MAKERS = {
+    "change": _change,
+    "update": _update,
     "root": _root,
     "node": _operations,
     "chain": _operations,

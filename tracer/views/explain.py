@@ -15,7 +15,15 @@ from tracer.tracefile import Trace
 from tracer.views.labels import clipped, listed, number, operator, plural, short_line
 from tracer.views.terminal import Ink, printable, table
 
-__all__ = ["answers_text", "explanation_text", "overview_text"]
+__all__ = [
+    "Lines",
+    "answers_text",
+    "explanation_text",
+    "options_text",
+    "overview_text",
+    "term_effect",
+    "term_label",
+]
 
 MOST_LINKS = 24
 MOST_ROWS = 16
@@ -140,7 +148,7 @@ def _conclusion(one: Explanation, lines: Lines, ink: Ink) -> list[str]:
     terms = one.verdict.terms
     if len(terms) > 1:
         found = [ink.bold(f"  => {len(terms)} losses added")]
-        rows = [(_label(t, terms, lines), t.words, _effect(one, t)) for t in terms]
+        rows = [(term_label(t, terms, lines), t.words, term_effect(one, t)) for t in terms]
         found += [f"     {row}" for row in _columns(rows)]
     else:
         found = [ink.bold(f"  => {printable(one.verdict.words)}.")]
@@ -154,14 +162,14 @@ def _notes(notes: Sequence[Note], lines: Lines) -> list[str]:
     return [f"     {printable(words)}{f'  ({place})' if place else ''}" for words, place in told]
 
 
-def _label(term: TermVerdict, terms: Sequence[TermVerdict], lines: Lines) -> str:
+def term_label(term: TermVerdict, terms: Sequence[TermVerdict], lines: Lines) -> str:
     """The line that tells a loss from the others: that of its reduction, or of its items."""
     shared = [t for t in terms if t.term.source == term.term.source]
     source = term.term.source if len(shared) == 1 else term.term.items
     return lines.text(source, 36) or lines.place(source) or "a loss"
 
 
-def _effect(one: Explanation, term: TermVerdict) -> str:
+def term_effect(one: Explanation, term: TermVerdict) -> str:
     """lr x 1/8 = 0.000125 each"""
     weight, optimizer = term.unit_weight, one.optimizer
     if weight is None:
@@ -254,13 +262,13 @@ def _history_table(one: Explanation, lines: Lines) -> list[str]:
             rows.append(("then", change.words, value, "", lines.place(change.source)))
     if one.ledger.step is not None:
         step = one.ledger.step
-        lr = "" if one.optimizer is None else _options(one.optimizer)
+        lr = "" if one.optimizer is None else options_text(one.optimizer)
         rows.append((f"step {step.step}", f"{step.kind} takes |grad| {number(one.ledger.norm)}",
                      lr, "", lines.place(step.source)))  # fmt: skip
     return _columns(rows)
 
 
-def _options(optimizer: Optimizer) -> str:
+def options_text(optimizer: Optimizer) -> str:
     """lr 0.1, momentum 0.9, nesterov: what a step does with the gradient."""
     rates = optimizer.lrs or (optimizer.lr,)
     told = [f"lr {' + '.join(number(rate) for rate in rates)}"]

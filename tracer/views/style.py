@@ -56,6 +56,7 @@ FACES = {
     "chain": Face("#f2f4f6", "#dde2e7", text=MUTED, radius=8),
     "opaque": Face("#ffffff", "#66727e", dashed=True),
     "module": Face("#ffffff", "#3c4a57", line=1.4, radius=6),
+    "change": Face("#ffffff", "#009e73", radius=11),
     "buffer": Face("#e6f4ee", "#009e73", radius=11, line=1.3),
     "proxy": Face("#f6fbf9", "#009e73", radius=11, dashed=True),
     "capture": Face("#e6f4ee", "#009e73", radius=3),

@@ -7,7 +7,7 @@ is the same with every version of Graphviz, and no name from a trace ever reache
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -42,6 +42,13 @@ ROOM = 600_000
 """Pixels of a default picture, about a page; what is larger is folded further."""
 
 
+Finish = Callable[[nx.MultiDiGraph], None]
+
+
+def _nothing(folded: nx.MultiDiGraph) -> None:
+    """Leaves a folded graph as it is."""
+
+
 def render(
     trace_or_graph: Trace | str | Path | nx.MultiDiGraph,
     *,
@@ -51,11 +58,13 @@ def render(
     step: int | None = None,
     program: str | Path | None = None,
     timeout: float = TIMEOUT,
+    finish: Finish = _nothing,
 ) -> str:
     """The picture of a trace, or of a graph that `build` made of one, as SVG text.
 
     By default all of a step's window, folded until it fits a page. `depth` opens modules down to a
     level, `parameter` shows only what leads to one parameter, `call` only one backward call.
+    `finish` may add to a folded graph before it is laid out.
 
     Raises:
         DotFailed: there is no layout program, or it fails.
@@ -70,16 +79,19 @@ def render(
         graph = between(graph, parameter)
     if graph.graph.get("view") == "folded":
         return draw(graph, found, timeout)
-    return _first_in_time(graph, depth, found, timeout)
+    return _first_in_time(graph, depth, found, timeout, finish)
 
 
-def _first_in_time(graph: nx.MultiDiGraph, depth: int | None, program: str, timeout: float) -> str:
+def _first_in_time(
+    graph: nx.MultiDiGraph, depth: int | None, program: str, timeout: float, finish: Finish
+) -> str:
     """The finest picture whose layout is ready in time and, if no depth was asked for, fits."""
     limit = COMFORTABLE if depth is None else HARD_LIMIT
     reason = ""
     for attempt in range(ATTEMPTS):
         folded = fold(graph, depth=depth, limit=limit, skip=attempt)
         folded.graph["fold"] += reason
+        finish(folded)
         is_last = attempt == ATTEMPTS - 1
         try:
             layout = _layout(folded, program, timeout)

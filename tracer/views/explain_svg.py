@@ -1,0 +1,163 @@
+"""`explain --svg`: from the loss to one parameter, and what was done with its gradient then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import networkx as nx
+
+from tracer.analysis.exact import product, said
+from tracer.analysis.explain import Explanation
+from tracer.analysis.history import Change
+from tracer.analysis.sliced import slice_of
+from tracer.tracefile import Trace
+from tracer.views import svg
+from tracer.views.cards import Pill
+from tracer.views.explain import Lines, options_text, term_effect, term_label
+from tracer.views.labels import clipped, number
+
+__all__ = ["explanation_svg"]
+
+LEAVES = ("buffer", "buffers")
+MOST_TERMS = 6
+MOST_PILLS = 3
+NAME = 44
+
+Data = dict[str, Any]
+
+
+def explanation_svg(one: Explanation, trace: Trace) -> str:
+    """The picture: only what this gradient passed, with its factors, down to the update.
+
+    Raises:
+        DotFailed: there is no layout program, or it fails.
+    """
+
+    def finish(folded: nx.MultiDiGraph) -> None:
+        _answer(folded, one)
+        changes = list(_changes(one, trace))
+        if changes:
+            _show_as_filled(folded, changes[0]["norm"])
+        _show_hooks(folded, one)
+        _continue(folded, [*changes, *_update(one, trace)])
+
+    return svg.render(slice_of(one, trace), finish=finish)
+
+
+def _answer(folded: nx.MultiDiGraph, one: Explanation) -> None:
+    """The sentence under the title, instead of the step that is drawn here."""
+    count = len(one.verdict.terms)
+    words = f"{count} losses added" if count > 1 else clipped(one.verdict.words, 110)
+    folded.graph["note"] = ";  ".join(filter(None, (f"= {words}", folded.graph["note"])))
+    folded.graph["steps_taken"] = ()
+
+
+def _leaf(folded: nx.MultiDiGraph) -> str | None:
+    return next((key for key, d in folded.nodes(data=True) if d["kind"] in LEAVES), None)
+
+
+def _show_as_filled(folded: nx.MultiDiGraph, norm: float | None) -> None:
+    """The buffer before it was changed: what is read of it otherwise is what was consumed."""
+    leaf = _leaf(folded)
+    if leaf is not None:
+        folded.nodes[leaf].update(norms_all=(norm, norm), norms=(norm,), values=None, history=())
+
+
+def _show_hooks(folded: nx.MultiDiGraph, one: Explanation) -> None:
+    """What hooks did to the gradient on its way: said at its end, where all of it has passed."""
+    leaf = _leaf(folded)
+    changed = {change.words for entry in one.ledger.history.entries for change in entry.changes}
+    met = [factor for row in one.ledger.rows for factor in row.after if factor.kind == "hook"]
+    pills = {
+        factor: Pill("hooked", f"{factor.words}  ×  {said(factor.value)}")
+        for factor in met
+        if factor.words not in changed
+    }
+    if leaf is not None:
+        folded.nodes[leaf]["hook_pills"] = tuple(pills.values())[:MOST_PILLS]
+
+
+def _continue(folded: nx.MultiDiGraph, stages: list[Data]) -> None:
+    """Put what came after the buffer in a row beneath it."""
+    above = _leaf(folded)
+    if above is None:
+        return
+    for place, stage in enumerate(stages):
+        norm, key = stage.pop("norm"), f"after {place}"
+        folded.add_node(key, **_PLAIN, **stage)
+        folded.add_edge(above, key, key=0, **_PLAIN_EDGE, norm=norm, norms=(norm, norm))
+        above = key
+
+
+_PLAIN: Data = {
+    "nodes": 1, "calls": (), "replicas": (), "copies": 1, "called": "", "names": (), "chunks": (),
+    "effects": (), "fan_in": 1, "fan_ins_inside": 0, "hooks": 0, "norms_in": None,
+    "norms_out": None, "lane": None, "cluster": (), "path": (), "merged": 1, "parts": (),
+}  # fmt: skip
+
+_PLAIN_EDGE: Data = {
+    "kind": "bundle", "count": 1, "calls": (), "nonfinite": 0, "shapes": (), "dtypes": (),
+    "values": None, "effects": (),
+}  # fmt: skip
+
+
+def _changes(one: Explanation, trace: Trace) -> Iterator[Data]:
+    """A stage for each change of the buffer, with what part of the content it met."""
+    entries = one.ledger.history.entries
+    changes = list(dict.fromkeys(change for entry in entries for change in entry.changes))
+    calls = {row.call: row.number for row in one.ledger.rows}
+    for place, change in enumerate(sorted(changes, key=lambda change: change.order)):
+        met = [entry for entry in entries if change in entry.changes]
+        numbers = [str(calls[entry.call]) for entry in met if entry.call in calls]
+        only = f", only call {', '.join(numbers)}" if len(met) < len(entries) else ""
+        yield {
+            "kind": "change",
+            "name": clipped(f"{change.words}{only}", NAME),
+            "pill": _pill(change),
+            "lines": _places(change.source, trace),
+            "norm": _norm_before(one, changes[place:]),
+        }
+
+
+def _pill(change: Change) -> Pill:
+    if change.factor is None:
+        return Pill("hooked", "no factor")
+    return Pill("scaled", f"×  {said(change.factor)}")
+
+
+def _norm_before(one: Explanation, changes: list[Change]) -> float | None:
+    """The norm in front of these changes, if each multiplied all that was there."""
+    factor = product(change.factor for change in changes)
+    return abs(one.ledger.norm / float(factor)) if factor and one.ledger.norm else None
+
+
+def _update(one: Explanation, trace: Trace) -> Iterator[Data]:
+    step, optimizer = one.ledger.step, one.optimizer
+    if step is None or optimizer is None:
+        return
+    yield {
+        "kind": "update",
+        "name": f"{optimizer.kind} takes |grad| {number(one.ledger.norm)}",
+        "texts": [options_text(optimizer), *_effects(one, trace)],
+        "lines": _places(step.source, trace),
+        "norm": one.ledger.norm,
+    }
+
+
+def _effects(one: Explanation, trace: Trace) -> Iterator[str]:
+    """What one item of each loss moves."""
+    lines, terms = Lines(trace), one.verdict.terms
+    told = [term for term in terms if term_effect(one, term)]
+    for term in told[:MOST_TERMS]:
+        effect = term_effect(one, term)
+        yield effect if len(terms) == 1 else f"{term_label(term, terms, lines)}   {effect}"
+    if len(told) > MOST_TERMS:
+        yield f"… {len(told) - MOST_TERMS} more losses"
+
+
+def _places(source: int | None, trace: Trace) -> tuple[Data, ...]:
+    found = trace.sources.get(source) if source is not None else None
+    if found is None:
+        return ()
+    return ({"file": found.file, "line": found.line, "function": found.function, "nodes": 1},)
