@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tracer.record.journal import Journal
-from tracer.record.measure import Shelf, is_transformed
+from tracer.record.measure import Shelf, identity
 from tracer.record.nodes import NodeKind, Saved, hooks_before, kind_of, saved_of
 from tracer.record.sources import Origin, origin_of
 
@@ -107,7 +107,7 @@ class Watch:
         self._on_error = on_error
         self._handles: list[Any] = []
         # The one contribution to an input, where it is alone: row and identity of the tensor.
-        self._alone: dict[tuple[int, int], tuple[int | None, tuple[int, ...]]] = {}
+        self._alone: dict[tuple[int, int], tuple[int | None, tuple[object, ...]]] = {}
 
     def hook(self) -> None:
         for number, seen in enumerate(self._graph.seen):
@@ -166,14 +166,14 @@ class Watch:
 
     def _receive(
         self, number: int, received: tuple[torch.Tensor | None, ...]
-    ) -> dict[tuple[int, ...], int | None]:
+    ) -> dict[tuple[object, ...], int | None]:
         """Take what a node received; the rows by tensor, for what it passes on as it is."""
-        rows: dict[tuple[int, ...], int | None] = {}
+        rows: dict[tuple[object, ...], int | None] = {}
         hooked = self._graph.seen[number].hooks[0]
         for place, gradient in enumerate(received):
             if gradient is None:
                 continue
-            same = _identity(gradient)
+            same = identity(gradient)
             alone = self._alone.get((number, place))
             if alone is not None and not hooked and same and alone[1] == same:
                 row = alone[0]
@@ -203,12 +203,12 @@ class Watch:
         self,
         number: int,
         sent: tuple[torch.Tensor | None, ...],
-        rows: dict[tuple[int, ...], int | None],
+        rows: dict[tuple[object, ...], int | None],
     ) -> None:
         for edge, gradient in zip(self._graph.seen[number].edges, sent, strict=False):
             if edge is None or gradient is None:
                 continue
-            same = _identity(gradient)
+            same = identity(gradient)
             row = rows[same] if same and same in rows else self._shelf.add(gradient)
             if same:
                 rows[same] = row
@@ -219,27 +219,3 @@ class Watch:
 
 def _ignore(received: object) -> None:
     """A hook that does nothing, placed only to be counted."""
-
-
-def _identity(tensor: torch.Tensor) -> tuple[int, ...]:
-    """What makes a living tensor the same values as another: () where that cannot be told.
-
-    Contiguous ones count their elements alike in every shape, so that a view that passes on what
-    it received is not measured again. The version tells in-place changes.
-    """
-    if type(tensor) is not torch.Tensor:
-        inside = getattr(tensor, "_virtual_values", None)  # on a virtual GPU: tracer.devices
-        if inside is None:
-            return ()
-        same = _identity(inside)
-        return (*same, tensor._version) if same else ()
-    if tensor.layout is not torch.strided:
-        return ()
-    if is_transformed(tensor) or tensor.is_nested:
-        return ()
-    elements = tensor.numel()
-    if not elements or tensor.is_conj() or tensor.is_neg():
-        return ()
-    version = -1 if tensor.is_inference() else tensor._version
-    same = (tensor.data_ptr(), version, elements, tensor.element_size(), tensor.is_complex())
-    return same if tensor.is_contiguous() else (*same, *tensor.shape, *tensor.stride())

@@ -1,236 +1,269 @@
 """A tensor as the trace keeps it: sum, norm, largest, non-finite, fingerprint, small values.
 
-NOTE [Fingerprints]
-The fingerprint of a tensor g of n elements, numbered in logical (row-major) order, is
+NOTE [Measuring]
+Most gradients of a small net have fewer elements than an operation of torch takes nanoseconds to
+start. On the CPU a small tensor is therefore only copied when it is seen, by `memmove` into a row
+of 1024 numbers or some such rows (an *arena*), and all rows are measured together when the arena
+is full or the event is over: one matrix product for the sums and fingerprints of all, one norm, one
+largest. A large tensor is measured on the spot, in blocks that stay in the processor's cache, so
+that its memory is read once: one product, one dot product, a maximum and a minimum for each block.
+No tensor is kept. On other devices every measurement is on the spot, nothing waits for the device,
+and the numbers are fetched once, at the end. Which numbers come out depends on the tensor alone,
+not on what lies beside it in the arena.
 
-    f_k(g) = sum over i of A_k[i // 1024] * B_k[i % 1024] * g_i,      k = 1 .. 8
-
-with fixed random signs A and B, the same for every run, rank and machine. It is linear, so that
-fingerprints of contributions add up to that of their sum, and that of c * g is c times that of g.
-Each f_k has mean 0 and variance |g|^2 over the choice of signs: two different gradients agree in
-all eight only by a coincidence of float precision. The signs are a product over (row, column) of
-the tensor folded to 1024 columns, so that one matrix product reads the memory once for the sum
-(signs all +1) and all eight components. (AMS sketches: Alon, Matias, Szegedy, STOC 1996.)
-A complex tensor counts as twice as many real elements.
+The fingerprint itself: NOTE [Fingerprints] in `tracer/record/signs.py`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import random
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from tracer.events import FINGERPRINT_LENGTH, ROW_WIDTH, SMALL
+from tracer.record.quiet import is_transformed, needs_quiet, plain, quietly
+from tracer.record.signs import COLUMNS, column_signs, project_at, project_ones, row_signs
 
-__all__ = ["Measured", "Shelf", "is_transformed", "plain", "quietly"]
+__all__ = ["Measured", "Shelf", "identity", "is_transformed", "plain", "quietly"]
 
-COLUMNS = 1024
-"""Elements of one row of the folded tensor."""
+ARENA_ROWS = 512
+"""Rows of one arena; 2 MiB of float32, what a processor core has as its own cache."""
 
-CHUNK = 256
-"""Measurements that one chunk of memory takes."""
+ARENA_ELEMENTS = 16 * COLUMNS
+"""Tensors of so many elements or fewer wait in an arena; larger ones are worth their dispatches."""
 
-UNFOLDED = 4096
-"""Up to so many elements the signs are kept multiplied out: one operation instead of five."""
+BLOCK_ROWS = 128
+"""Rows of a large tensor that are measured at once, half a MiB: they are read from the cache."""
 
-# Columns of a chunk while measuring: sum and fingerprint lie together, as one product makes them.
-SUM, IMAGINARY, NORM, LARGEST, NONFINITE = 0, 9, 10, 11, 12
-AS_STORED = [SUM, IMAGINARY, NORM, LARGEST, NONFINITE, *range(1, 1 + FINGERPRINT_LENGTH)]
+STREAMED = 2**22
+"""Elements from which a tensor that is not contiguous is copied piece by piece."""
 
+REAL, IMAGINARY, NORM, LARGEST, NONFINITE, FINGERPRINT = range(6)
+"""Columns of a stored row."""
 
-def _sign_bits(name: str, number: int) -> bytes:
-    """1,024 bytes of random bits; Python's Mersenne Twister is the same on every machine."""
-    return random.Random(f"gradtrace {name} {number}").randbytes(COLUMNS)
+Row = tuple[int, bool, bool]
 
-
-@lru_cache(maxsize=8)
-def _column_signs(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """B, with a first row of ones for the sum: (9, 1024)."""
-    bits = torch.frombuffer(bytearray(_sign_bits("columns", 0)), dtype=torch.uint8)
-    signs = torch.ones(1 + FINGERPRINT_LENGTH, COLUMNS, dtype=dtype, device="cpu")
-    for k in range(FINGERPRINT_LENGTH):
-        signs[1 + k] = 1 - 2 * ((bits >> k) & 1).to(dtype)
-    return signs.to(device)
+CPU = torch.device("cpu")
+_keys_of = torch._C._dispatch_keys
+_ORDINARY = _keys_of(torch.empty(0, device="cpu")).raw_repr()
+"""The dispatch keys of a strided tensor on the CPU that nobody wraps, negates or conjugates."""
 
 
-class _RowSigns:
-    """A, with a first row of ones for the sum: (9, rows), grown as larger tensors come."""
-
-    def __init__(self) -> None:
-        self._signs: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
-
-    def __call__(self, rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        signs = self._signs.get((dtype, device))
-        if signs is None or signs.shape[1] < rows:
-            signs = self._make(-(-rows // COLUMNS), dtype).to(device)
-            self._signs[dtype, device] = signs
-        return signs[:, :rows]
-
-    @staticmethod
-    def _make(blocks: int, dtype: torch.dtype) -> torch.Tensor:
-        bits = torch.frombuffer(
-            bytearray(b"".join(_sign_bits("rows", block) for block in range(blocks))),
-            dtype=torch.uint8,
-        )
-        signs = torch.ones(1 + FINGERPRINT_LENGTH, len(bits), dtype=dtype, device="cpu")
-        for k in range(FINGERPRINT_LENGTH):
-            signs[1 + k] = 1 - 2 * ((bits >> k) & 1).to(dtype)
-        signs[:, 0] = 1  # a tensor of one row needs the column signs alone
-        return signs
+def is_ordinary(tensor: torch.Tensor) -> bool:
+    """Whether its values lie in plain memory of the CPU: nothing is wrapped, lazy or sparse."""
+    return type(tensor) is torch.Tensor and _keys_of(tensor).raw_repr() == _ORDINARY
 
 
-_row_signs = _RowSigns()
+def identity(tensor: torch.Tensor) -> tuple[object, ...]:
+    """What makes a living tensor the same values as another: () where that cannot be told.
 
-
-@lru_cache(maxsize=8)
-def _unfolded_signs(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A_k * B_k for the first elements, with a first row of ones for the sum: (9, 4096)."""
-    rows = _row_signs(UNFOLDED // COLUMNS, dtype, device)
-    return (rows[:, :, None] * _column_signs(dtype, device)[:, None, :]).reshape(-1, UNFOLDED)
-
-
-def plain(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The ordinary tensor that holds the values, or None where they cannot be read.
-
-    None: under functorch transforms (`torch.func`), fake and meta tensors, subclasses with a
-    dispatch of their own whose values lie elsewhere. Measuring must not call into a subclass: that
-    of a DTensor would communicate.
+    Contiguous ones count their elements alike in every shape, so that a view that passes on what
+    it received is not measured again. The version tells in-place changes.
     """
-    if is_transformed(tensor):
-        return None
-    if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+    if is_ordinary(tensor):
+        address = tensor.data_ptr()
+        if not address:
+            return ()
+        if tensor.is_contiguous():
+            return (address, tensor._version, tensor.numel(), tensor.dtype)
+        return (address, tensor._version, tensor.dtype, tensor.shape, tensor.stride())
+    if type(tensor) is not torch.Tensor:
         inside = getattr(tensor, "_virtual_values", None)  # on a virtual GPU: tracer.devices
         if inside is None:
-            inside = getattr(tensor, "_local_tensor", None)  # DTensor: this rank's part
-        if inside is None and tensor.is_nested:
-            inside = getattr(tensor, "_values", None)  # jagged: its values, packed
-        if inside is not None:
-            return plain(inside)
-        dispatch = type(tensor).__torch_dispatch__
-        if dispatch is not torch.Tensor.__torch_dispatch__ and not _is_disabled(dispatch):
-            return None
-        with torch._C.DisableTorchFunctionSubclass():
-            tensor = tensor.as_subclass(torch.Tensor)
-    if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
-        return None
-    return tensor.detach()
-
-
-def is_transformed(tensor: torch.Tensor) -> bool:
-    """Whether it stands for several values, or none yet: vmap and the other functorch transforms.
-
-    The vmap of `is_grads_batched` is an older one than functorch's, with a wrapper of its own.
-    """
-    functorch = torch._C._functorch
-    return bool(
-        functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
-    )
-
-
-def _is_disabled(dispatch: Any) -> bool:
-    return bool(dispatch is torch._C._disabled_torch_dispatch_impl)
-
-
-def _is_simple(tensor: torch.Tensor) -> bool:
-    """Whether `plain` would hand it back as it is, told cheaply."""
-    return (
-        (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and not tensor.is_meta
-        and not is_transformed(tensor)
-        and not tensor.is_quantized
-        and not tensor.is_nested
-    )
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Nobody sees the tensor operations inside: no grad, autocast, modes or subclasses of the user.
-
-    Free where none is active, as in an ordinary backward.
-    """
-    with ExitStack() as stack:
-        if torch.is_grad_enabled():
-            stack.enter_context(torch.no_grad())
-        if torch._C._is_any_autocast_enabled():
-            stack.enter_context(torch._C._DisableAutocast())
-        if torch._C._len_torch_function_stack():
-            stack.enter_context(torch._C.DisableTorchFunction())
-        if torch._C._len_torch_dispatch_stack():
-            stack.enter_context(torch._C._DisableTorchDispatch())
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            stack.enter_context(temporarily_clear_interpreter_stack())
-        yield
-
-
-def _needs_quiet() -> bool:
-    return bool(
-        torch.is_grad_enabled()
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._len_torch_function_stack()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
-
-
-class _Row(NamedTuple):
-    """Views into one row of a chunk, made once."""
-
-    whole: torch.Tensor
-    projected: torch.Tensor
-    norm: torch.Tensor
-    largest: torch.Tensor
-
-
-class _Chunk:
-    """Memory for CHUNK measurements on one device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.data = torch.zeros(CHUNK, ROW_WIDTH, dtype=torch.float32, device=device)
-        self.rows = [
-            _Row(row, row[: 1 + FINGERPRINT_LENGTH], row[NORM], row[LARGEST])
-            for row in self.data.unbind()
-        ]
+            return ()
+        same = identity(inside)
+        return (*same, tensor._version) if same else ()
+    if tensor.layout is not torch.strided or is_transformed(tensor) or tensor.is_nested:
+        return ()
+    if not tensor.numel() or tensor.is_conj() or tensor.is_neg():
+        return ()
+    version = -1 if tensor.is_inference() else tensor._version
+    same = (tensor.data_ptr(), version, tensor.numel(), tensor.dtype)
+    return same if tensor.is_contiguous() else (*same, tensor.shape, tensor.stride())
 
 
 class Measured(NamedTuple):
     """What a shelf hands over: see `Layout.rows`, `Call.measurements`, `Call.values`."""
 
-    rows: tuple[tuple[int, bool, bool], ...]
+    rows: tuple[Row, ...]
     measurements: bytes
     values: bytes
 
 
-class Shelf:
-    """Measurements of one event; they stay on their device until `fetch`.
+class _Arena:
+    """Rows of memory in which small tensors of one dtype wait to be measured together."""
 
-    Keeps no tensor that it was given: small ones (16 elements or fewer) are copied.
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.data = torch.zeros(ARENA_ROWS, COLUMNS, dtype=dtype, device="cpu")
+        self.address = self.data.data_ptr()
+        self.size = dtype.itemsize
+        self.pitch = COLUMNS * self.size
+        self.used = 0
+        self.numbers: list[int] = []
+        """Row of the shelf, for each tensor in here."""
+        self.elements: list[int] = []
+        self.first: list[int] = []
+        """Row of the arena at which it begins."""
+
+    def copy(self, number: int, elements: int, source: int) -> None:
+        """Take in a contiguous tensor of the arena's dtype, by its address."""
+        rows, rest = divmod(elements, COLUMNS)
+        place = self.address + self.used * self.pitch
+        length = elements * self.size
+        ctypes.memmove(place, source, length)
+        if rest:
+            ctypes.memset(place + length, 0, self.pitch - rest * self.size)
+            rows += 1
+        self.numbers.append(number)
+        self.elements.append(elements)
+        self.first.append(self.used)
+        self.used += rows
+
+    def clear(self) -> None:
+        self.used = 0
+        self.numbers, self.elements, self.first = [], [], []
+
+    def measure(self) -> torch.Tensor:
+        """The stored row of each tensor in here: (tensors, 13), float32 on the CPU."""
+        # Two rows at least: a product of one row takes another path, and rounds otherwise.
+        data = self.data[: max(self.used, 2)]
+        table = _products(data)[: self.used]
+        table[:, NORM] = torch.linalg.vector_norm(data, dim=1)[: self.used]
+        table[:, LARGEST] = torch.maximum(data.amax(1), -data.amin(1))[: self.used]
+        if self.used != len(self.numbers):
+            table = _gather(table, tuple(self.elements))
+        norm, largest = table[:, NORM], table[:, LARGEST]
+        if not (((norm < 1e18) & (norm > 1e-15)) | (largest == 0)).all():
+            self._mend(table)
+        return table.float()
+
+    def _mend(self, table: torch.Tensor) -> None:
+        """Count what is not finite; norms whose squares left float32's range, in double."""
+        for index, norm in enumerate(table[:, NORM].tolist()):
+            if norm == 0 or not 1e-15 < norm < 1e18:
+                flat = self.data.view(-1)[self.first[index] * COLUMNS :][: self.elements[index]]
+                table[index, NONFINITE] = (~flat.isfinite()).sum()
+                table[index, NORM] = torch.linalg.vector_norm(flat, dtype=torch.float64)
+
+    def small(self) -> Iterator[tuple[int, bytes]]:
+        """The values of those tensors that are kept whole."""
+        for number, elements, first in zip(self.numbers, self.elements, self.first, strict=True):
+            if elements <= SMALL:
+                place = self.address + first * self.pitch
+                yield number, ctypes.string_at(place, elements * self.size)
+
+
+def _products(data: torch.Tensor) -> torch.Tensor:
+    """For each row its sum and fingerprint, where a stored row has them: (rows, 13)."""
+    signs = _stored_signs(data.dtype)
+    if data.dtype is torch.float64 or torch.get_float32_matmul_precision() == "highest":
+        return data @ signs
+    # mv is not subject to TF32 or bf16 shortcuts.
+    return torch.stack([torch.mv(data, column) for column in signs.t().contiguous()], dim=1)
+
+
+@lru_cache(maxsize=2)
+def _stored_signs(dtype: torch.dtype) -> torch.Tensor:
+    """The column signs with the places of a stored row, zeros where it has something else."""
+    signs = torch.zeros(COLUMNS, ROW_WIDTH, dtype=dtype, device="cpu")
+    columns = column_signs(dtype, CPU)
+    signs[:, REAL] = columns[0]
+    signs[:, FINGERPRINT:] = columns[1:].t()
+    return signs
+
+
+def _gather(table: torch.Tensor, elements: tuple[int, ...]) -> torch.Tensor:
+    """Of the rows of an arena the tensors they belong to."""
+    owners, signs = _owners(elements, table.dtype)
+    largest = table[:, LARGEST].clone()
+    table = table * signs
+    table[:, NORM].square_()
+    gathered = table.new_zeros(len(elements), ROW_WIDTH).index_add_(0, owners, table)
+    gathered[:, NORM].sqrt_()
+    gathered[:, LARGEST] = largest.new_zeros(len(elements)).scatter_reduce_(
+        0, owners, largest, "amax"
+    )
+    return gathered
+
+
+@lru_cache(maxsize=64)
+def _owners(elements: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each row of an arena its tensor, and the row signs in the places of a stored row."""
+    counts = [-(-count // COLUMNS) for count in elements]
+    owners = torch.tensor(
+        [owner for owner, count in enumerate(counts) for _ in range(count)], dtype=torch.int64
+    )
+    inside = torch.tensor([row for count in counts for row in range(count)], dtype=torch.int64)
+    signs = torch.ones(len(inside), ROW_WIDTH, dtype=dtype)
+    table = row_signs(ARENA_ELEMENTS // COLUMNS, dtype, CPU)
+    signs[:, FINGERPRINT:] = table[1:, inside].t()
+    return owners, signs
+
+
+class Shelf:
+    """Measurements of one event; those of other devices stay there until `fetch`.
+
+    Keeps no tensor that it was given: small ones are copied.
     """
 
-    _spare: list[_Chunk] = []  # noqa: RUF012 - shared on purpose: chunks are used again
+    _spare: dict[torch.dtype, list[_Arena]] = {}  # noqa: RUF012 - shared: arenas are used again
 
     def __init__(self) -> None:
-        self.rows: list[tuple[int, bool, bool]] = []
-        self._places: list[tuple[_Chunk, int]] = []
-        self._open: dict[torch.device, tuple[_Chunk, int]] = {}
-        self._small: dict[int, torch.Tensor | list[float]] = {}
+        self.rows: list[Row] = []
+        self._arenas: dict[torch.dtype, _Arena] = {}
+        self._batches: list[tuple[list[int], torch.Tensor]] = []
+        self._direct: dict[int, list[float]] = {}
+        self._distant: dict[int, torch.Tensor] = {}
+        self._small: dict[int, bytes | torch.Tensor] = {}
+        self._lock = threading.Lock()
 
     def add(self, tensor: torch.Tensor) -> int | None:
         """Measure a tensor; its row number, or None where its values cannot be read."""
-        if _needs_quiet():
+        if is_ordinary(tensor):
+            dtype = tensor.dtype
+            if dtype is torch.float32 or dtype is torch.float64:
+                elements = tensor.numel()
+                if 0 < elements <= ARENA_ELEMENTS and tensor.is_contiguous():
+                    row = (elements, False, dtype is torch.float64)
+                    return self._copy(row, dtype, tensor.data_ptr())
+        if needs_quiet():
             with quietly():
                 return self._add(tensor)
         return self._add(tensor)
 
+    def _copy(self, row: Row, dtype: torch.dtype, address: int) -> int:
+        elements = row[0]
+        with self._lock:
+            arena = self._arenas.get(dtype)
+            if arena is None:
+                arena = self._arenas[dtype] = self._open(dtype)
+            elif arena.used * COLUMNS + elements > (ARENA_ROWS - 1) * COLUMNS:
+                with quietly():
+                    self._close(arena)
+            number = len(self.rows)
+            self.rows.append(row)
+            arena.copy(number, elements, address)
+        return number
+
+    @classmethod
+    def _open(cls, dtype: torch.dtype) -> _Arena:
+        spare = cls._spare.get(dtype)
+        return spare.pop() if spare else _Arena(dtype)
+
+    def _close(self, arena: _Arena) -> None:
+        """Measure what waits in an arena, which is empty then."""
+        if arena.numbers:
+            self._batches.append((arena.numbers, arena.measure()))
+            self._small.update(arena.small())
+        arena.clear()
+
     def _add(self, tensor: torch.Tensor) -> int | None:
-        if not _is_simple(tensor):
+        if not is_ordinary(tensor):
             ordinary = plain(tensor)
             if ordinary is None:
                 return None
@@ -247,34 +280,51 @@ class Shelf:
 
     def _add_strided(self, tensor: torch.Tensor) -> int:
         elements, is_complex = tensor.numel(), tensor.is_complex()
-        number, row = self._take(tensor, elements)
-        uniform = elements > SMALL and not is_complex and not any(tensor.stride())
-        if uniform:
-            tensor = tensor.as_strided((1,), (1,), tensor.storage_offset())
+        is_double = tensor.dtype in (torch.float64, torch.complex128)
+        row = (elements, is_complex, is_double)
+        if elements > SMALL and not is_complex and not any(tensor.stride()):
+            return self._add_uniform(row, tensor)
         if is_complex:
             tensor = torch.view_as_real(tensor.resolve_conj())
         elif tensor.is_neg():
             tensor = tensor.resolve_neg()
-        flat = tensor.reshape(-1)
-        if flat.dtype is not torch.float32 and flat.dtype is not torch.float64:
-            flat = flat.float()
-        if uniform:
-            _measure_uniform(flat, elements, row)
-        elif elements:
-            _measure(flat, row)
-            if is_complex:
-                self._mend_complex(flat, row)
+        if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
+            tensor = tensor.float()
+        if tensor.is_cpu and not is_complex and 0 < elements <= ARENA_ELEMENTS:
+            tensor = tensor.contiguous()
+            return self._copy(row, tensor.dtype, tensor.data_ptr())
+        number = self._number(row)
+        if elements:
+            self._measure(number, tensor, is_complex)
             if elements <= SMALL:
-                self._keep(number, flat)
+                # Off the CPU the copy waits for `fetch`: reading it here would wait for the device.
+                flat = tensor.reshape(-1)
+                self._small[number] = _bytes(flat) if flat.is_cpu else flat.clone()
         return number
 
-    @staticmethod
-    def _mend_complex(flat: torch.Tensor, row: _Row) -> None:
-        """Parts summed apart; the largest magnitude is of complex numbers, not of their parts."""
-        pairs = flat.view(-1, 2)
-        parts = pairs.sum(0)
-        row.whole[SUM], row.whole[IMAGINARY] = parts[0], parts[1]
-        row.whole[LARGEST] = torch.linalg.vector_norm(pairs, dim=1).max()
+    def _number(self, row: Row) -> int:
+        with self._lock:
+            self.rows.append(row)
+            return len(self.rows) - 1
+
+    def _measure(self, number: int, tensor: torch.Tensor, is_complex: bool) -> None:
+        if tensor.is_cpu:
+            numbers = _measure_here(tensor)
+            if is_complex:
+                _mend_complex(numbers, tensor)
+            self._direct[number] = numbers
+        else:
+            self._distant[number] = _measure_there(tensor.reshape(-1), is_complex)
+
+    def _add_uniform(self, row: Row, tensor: torch.Tensor) -> int:
+        """An expanded scalar: every element is the same."""
+        number, elements = self._number(row), row[0]
+        value = tensor.as_strided((1,), (1,), tensor.storage_offset())
+        if value.is_cpu:
+            self._direct[number] = _uniform(float(value.item()), elements)
+        else:
+            self._distant[number] = _uniform_there(value.double(), elements)
+        return number
 
     def _add_sparse(self, tensor: torch.Tensor) -> int:
         """A sparse gradient, measured through its rows, as the dense one would be."""
@@ -282,66 +332,51 @@ class Shelf:
         elements, values = tensor.numel(), tensor.values()
         if elements <= SMALL or tensor.is_complex():
             return self._add_strided(tensor.to_dense())
-        number, row = self._take(tensor, elements)
+        number = self._number((elements, False, tensor.dtype is torch.float64))
         if values.numel() == 0:
             return number
         flat = values.reshape(-1)
         if flat.dtype is not torch.float64:
             flat = flat.float()
-        _measure(flat, row)
-        row.whole[1 : 1 + FINGERPRINT_LENGTH] = _project_at(_positions(tensor), flat)
+        self._measure(number, flat, is_complex=False)
+        projected = project_at(_positions(tensor), flat)[1:]
+        if flat.is_cpu:
+            self._direct[number][FINGERPRINT:] = projected.tolist()
+        else:
+            self._distant[number][FINGERPRINT:] = projected
         return number
-
-    def _take(self, tensor: torch.Tensor, elements: int) -> tuple[int, _Row]:
-        device = tensor.device
-        chunk, place = self._open.get(device, (None, CHUNK))
-        if chunk is None or place == CHUNK:
-            chunk, place = self._chunk(device), 0
-        self._open[device] = (chunk, place + 1)
-        self._places.append((chunk, place))
-        is_double = tensor.dtype in (torch.float64, torch.complex128)
-        self.rows.append((elements, tensor.is_complex(), is_double))
-        row = chunk.rows[place]
-        row.whole.zero_()
-        return len(self.rows) - 1, row
-
-    @classmethod
-    def _chunk(cls, device: torch.device) -> _Chunk:
-        for index, chunk in enumerate(cls._spare):
-            if chunk.data.device == device:
-                return cls._spare.pop(index)
-        return _Chunk(device)
-
-    def _keep(self, number: int, flat: torch.Tensor) -> None:
-        # Off the CPU the copy waits for `fetch`: reading it here would wait for the device.
-        self._small[number] = flat.tolist() if flat.is_cpu else flat.clone()
 
     def fetch(self) -> Measured:
         """Bring everything to the CPU as bytes; waits for the devices. The shelf is empty after."""
         with quietly():
-            return self._fetch()
-
-    def _fetch(self) -> Measured:
-        chunks = list(dict.fromkeys(chunk for chunk, _ in self._places))
-        starts = {id(chunk): index * CHUNK for index, chunk in enumerate(chunks)}
-        places = torch.tensor(
-            [starts[id(chunk)] + place for chunk, place in self._places],
-            dtype=torch.int64,
-            device="cpu",
-        )
-        table = torch.zeros(0, ROW_WIDTH, dtype=torch.float32, device="cpu")
-        if chunks:
-            table = torch.cat([chunk.data.cpu() for chunk in chunks])[places][:, AS_STORED]
-        measured = Measured(tuple(self.rows), _bytes(table), self._small_bytes())
-        self._spare.extend(chunks)
+            for arena in self._arenas.values():
+                self._close(arena)
+                self._spare.setdefault(arena.data.dtype, []).append(arena)
+            measured = Measured(tuple(self.rows), _bytes(self._table()), self._small_bytes())
         self.__init__()  # type: ignore[misc]
         return measured
+
+    def _table(self) -> torch.Tensor:
+        if len(self._batches) == 1 and len(self._batches[0][0]) == len(self.rows):
+            return self._batches[0][1]
+        table = torch.zeros(len(self.rows), ROW_WIDTH, dtype=torch.float32, device="cpu")
+        for numbers, batch in self._batches:
+            table[torch.tensor(numbers, dtype=torch.int64, device="cpu")] = batch
+        if self._direct:
+            where = torch.tensor(list(self._direct), dtype=torch.int64, device="cpu")
+            values = list(self._direct.values())
+            table[where] = torch.tensor(values, dtype=torch.float64, device="cpu").float()
+        for device in {tensor.device for tensor in self._distant.values()}:
+            mine = {n: t for n, t in self._distant.items() if t.device == device}
+            where = torch.tensor(list(mine), dtype=torch.int64, device="cpu")
+            table[where] = torch.stack(list(mine.values())).cpu()
+        return table
 
     def _small_bytes(self) -> bytes:
         parts = []
         for number in sorted(self._small):
-            dtype = torch.float64 if self.rows[number][2] else torch.float32
-            parts.append(_bytes(torch.as_tensor(self._small[number], dtype=dtype, device="cpu")))
+            kept = self._small[number]
+            parts.append(kept if isinstance(kept, bytes) else _bytes(kept.cpu()))
         return b"".join(parts)
 
 
@@ -351,72 +386,135 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
 
-def _project(flat: torch.Tensor) -> torch.Tensor:
-    """Sum and fingerprint of a flat tensor, one pass over its memory: (9,)."""
-    dtype, device, elements = flat.dtype, flat.device, flat.numel()
-    if elements <= UNFOLDED:
-        return torch.mv(_unfolded_signs(dtype, device)[:, :elements], flat)
-    columns = _column_signs(dtype, device)
-    rows, rest = divmod(elements, COLUMNS)
-    signs = _row_signs(rows + 1, dtype, device)
-    folded = flat[: rows * COLUMNS].view(rows, COLUMNS)
-    total = (_product(signs[:, :rows], folded) * columns).sum(1)
+def _uniform(value: float, elements: int) -> list[float]:
+    total, *fingerprint = (one * value for one in project_ones(elements))
+    size = abs(value)
+    nonfinite = 0 if math.isfinite(value) else elements
+    return [total, 0.0, size * math.sqrt(elements), size, nonfinite, *fingerprint]
+
+
+def _uniform_there(value: torch.Tensor, elements: int) -> torch.Tensor:
+    """The same on another device; `value` is a float64 of shape (1,)."""
+    ones = torch.tensor(project_ones(elements), dtype=torch.float64, device="cpu")
+    projected = ones.to(value.device, non_blocking=True) * value
+    size = value.abs()
+    nonfinite = (~value.isfinite()) * elements
+    facts = [projected[:1], size * 0, size * math.sqrt(elements), size, nonfinite, projected[1:]]
+    return torch.cat(facts).float()
+
+
+def _measure_here(tensor: torch.Tensor) -> list[float]:
+    """The stored row of a float32 or float64 tensor on the CPU, its memory read once."""
+    square, largest = 0.0, 0.0
+    projection = _Projection(tensor.numel(), tensor.dtype)
+    for piece in _pieces(tensor):
+        square += float(torch.dot(piece, piece))
+        high, low = float(piece.amax()), float(piece.amin())
+        # Written so that a NaN stays.
+        largest = max(high, -low, largest) if high == high else high
+        projection.add(piece)
+    norm = math.sqrt(square) if square >= 0 else square
+    nonfinite = 0
+    if (norm == 0 and largest) or (norm and not 1e-15 < norm < 1e18):
+        nonfinite = int((~tensor.isfinite()).sum())
+        norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    total, *fingerprint = projection.total()
+    return [total, 0.0, norm, largest, nonfinite, *fingerprint]
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The elements in logical order, flat, in pieces of whole rows; the last may end anywhere."""
+    block = BLOCK_ROWS * COLUMNS
+    if tensor.is_contiguous() or tensor.numel() < STREAMED:
+        yield from torch.split(tensor.reshape(-1), block)
+        return
+    rest: list[torch.Tensor] = []
+    waiting = 0
+    for part in _slices(tensor):
+        rest.append(part)
+        waiting += part.numel()
+        if waiting >= block:
+            flat = torch.cat(rest) if len(rest) > 1 else rest[0]
+            whole = waiting - waiting % COLUMNS
+            yield from torch.split(flat[:whole], block)
+            rest, waiting = [flat[whole:]], waiting - whole
+    yield torch.cat(rest)
+
+
+def _slices(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A large tensor that is not contiguous, copied slice by slice along its first dimension."""
+    each = max(16, BLOCK_ROWS * COLUMNS // max(1, tensor[0].numel()))
+    for part in torch.split(tensor, each):
+        if part.dim() == 2 and part.stride(0) == 1:
+            # Two copies: of runs of memory, then a transposition, for which torch has a fast path.
+            part = part.t().contiguous().t()
+        yield part.contiguous().view(-1)
+
+
+class _Projection:
+    """Sum and fingerprint of a flat tensor that comes in pieces of whole rows."""
+
+    def __init__(self, elements: int, dtype: torch.dtype) -> None:
+        self._row = 0
+        self._signs = row_signs(elements // COLUMNS + 1, dtype, CPU)
+        self._columns = column_signs(dtype, CPU)
+        self._folded = torch.zeros(1 + FINGERPRINT_LENGTH, COLUMNS, dtype=dtype, device="cpu")
+        self._rest: torch.Tensor | None = None
+
+    def add(self, piece: torch.Tensor) -> None:
+        rows, rest = divmod(piece.numel(), COLUMNS)
+        signs = self._signs[:, self._row : self._row + rows]
+        if rows:
+            _add_product(self._folded, signs, piece[: rows * COLUMNS].view(rows, COLUMNS))
+        self._row += rows
+        if rest:
+            tail = torch.mv(self._columns[:, :rest], piece[rows * COLUMNS :])
+            self._rest = tail * self._signs[:, self._row]
+
+    def total(self) -> list[float]:
+        total = (self._folded * self._columns).sum(1)
+        if self._rest is not None:
+            total += self._rest
+        numbers: list[float] = total.tolist()
+        return numbers
+
+
+def _add_product(total: torch.Tensor, signs: torch.Tensor, folded: torch.Tensor) -> None:
+    """total += signs @ folded, at full precision whatever the user allows for matrix products."""
+    if folded.dtype is torch.float64 or torch.get_float32_matmul_precision() == "highest":
+        total.addmm_(signs, folded)
+        return
+    # mv is not subject to TF32 or bf16 shortcuts.
+    total += torch.stack([torch.mv(folded.t(), row) for row in signs.contiguous()])
+
+
+def _mend_complex(numbers: list[float], pairs: torch.Tensor) -> None:
+    """Parts summed apart; the largest magnitude is of complex numbers, not of their parts."""
+    numbers[REAL], numbers[IMAGINARY] = pairs.reshape(-1, 2).sum(0).tolist()
+    numbers[LARGEST] = float(torch.linalg.vector_norm(pairs, dim=-1).max())
+
+
+def _measure_there(flat: torch.Tensor, is_complex: bool) -> torch.Tensor:
+    """The stored row of a flat tensor on another device, nothing waiting for the device."""
+    rows, rest = divmod(flat.numel(), COLUMNS)
+    signs = row_signs(rows + 1, flat.dtype, flat.device)
+    columns = column_signs(flat.dtype, flat.device)
+    folded = torch.zeros(1 + FINGERPRINT_LENGTH, COLUMNS, dtype=flat.dtype, device=flat.device)
+    if rows:
+        _add_product(folded, signs[:, :rows], flat[: rows * COLUMNS].view(rows, COLUMNS))
+    total = (folded * columns).sum(1)
     if rest:
         total += signs[:, rows] * torch.mv(columns[:, :rest], flat[rows * COLUMNS :])
-    return total
-
-
-def _product(signs: torch.Tensor, folded: torch.Tensor) -> torch.Tensor:
-    """signs @ folded, at full precision whatever the user allows for matrix products."""
-    if folded.dtype is torch.float64 or torch.get_float32_matmul_precision() == "highest":
-        return signs @ folded
-    # mv is not subject to TF32 or bf16 shortcuts.
-    return torch.stack([torch.mv(folded.t(), row) for row in signs.contiguous()])
-
-
-def _measure(flat: torch.Tensor, row: _Row) -> None:
-    """Fill a row from a flat float32 or float64 tensor with at least one element."""
-    if flat.dtype is torch.float32 and flat.numel() <= UNFOLDED:
-        signs = _unfolded_signs(flat.dtype, flat.device)[:, : flat.numel()]
-        torch.mv(signs, flat, out=row.projected)
-    else:
-        row.projected.copy_(_project(flat))
-    if flat.dtype is torch.float32:
-        torch.linalg.vector_norm(flat, out=row.norm)
-        torch.linalg.vector_norm(flat, math.inf, out=row.largest)
-    else:
-        row.norm.copy_(torch.linalg.vector_norm(flat))
-        row.largest.copy_(torch.linalg.vector_norm(flat, math.inf))
-    if not flat.is_cpu:
-        row.whole[NONFINITE] = (~flat.isfinite()).sum()
-        return
-    norm = row.norm.item()
-    if norm == 0 or not 1e-15 < norm < 1e18:
-        _measure_extreme(flat, row)
-
-
-def _measure_extreme(flat: torch.Tensor, row: _Row) -> None:
-    """Count what is not finite; a norm whose squares left float32's range is taken in double."""
-    row.whole[NONFINITE] = (~flat.isfinite()).sum()
-    row.norm.copy_(torch.linalg.vector_norm(flat, dtype=torch.float64))
-
-
-@lru_cache(maxsize=4096)
-def _ones(elements: int) -> torch.Tensor:
-    """Sum and fingerprint of a tensor of ones, in double: (9,)."""
-    rows, rest = divmod(elements, COLUMNS)
-    cpu = torch.device("cpu")
-    columns = _column_signs(torch.float64, cpu)
-    signs = _row_signs(rows + 1, torch.float64, cpu)
-    return signs[:, :rows].sum(1) * columns.sum(1) + signs[:, rows] * columns[:, :rest].sum(1)
-
-
-def _measure_uniform(value: torch.Tensor, elements: int, row: _Row) -> None:
-    """An expanded scalar: every element is `value`, of shape (1,)."""
-    row.projected.copy_(_ones(elements).to(value.device) * value.double())
-    row.norm.copy_(value.abs()[0].double() * math.sqrt(elements))
-    row.largest.copy_(value.abs()[0])
-    row.whole[NONFINITE] = (~value.isfinite()).sum() * elements
+    row = torch.zeros(ROW_WIDTH, dtype=torch.float32, device=flat.device)
+    row[REAL], row[FINGERPRINT:] = total[0], total[1:]
+    row[NORM] = torch.linalg.vector_norm(flat)
+    row[LARGEST] = torch.maximum(flat.amax(), -flat.amin())
+    row[NONFINITE] = (~flat.isfinite()).sum()
+    if is_complex:
+        pairs = flat.view(-1, 2)
+        row[:NORM] = pairs.sum(0)
+        row[LARGEST] = torch.linalg.vector_norm(pairs, dim=1).max()
+    return row
 
 
 def _positions(tensor: torch.Tensor) -> torch.Tensor:
@@ -427,11 +525,3 @@ def _positions(tensor: torch.Tensor) -> torch.Tensor:
         place = place * shape[axis] + indices[axis]
     dense = math.prod(shape[tensor.sparse_dim() :])
     return (place[:, None] * dense + torch.arange(dense, device=indices.device)).reshape(-1)
-
-
-def _project_at(positions: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
-    """The fingerprint of values that lie at the given positions: (8,)."""
-    rows, columns = positions // COLUMNS, positions % COLUMNS
-    rows_needed = int(rows.max()) + 1
-    row_signs = _row_signs(rows_needed, flat.dtype, flat.device)[1:, rows]
-    return (row_signs * _column_signs(flat.dtype, flat.device)[1:, columns]) @ flat
