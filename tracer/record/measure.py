@@ -27,6 +27,7 @@ import torch
 
 from tracer.events import FINGERPRINT_LENGTH, ROW_WIDTH, SMALL
 from tracer.record.quiet import is_transformed, needs_quiet, plain, quietly
+from tracer.record.shards import Place, place_of
 from tracer.record.signs import COLUMNS, column_signs, project_at, project_ones, row_signs
 
 __all__ = ["Measured", "Shelf", "identity", "is_transformed", "plain", "quietly"]
@@ -47,6 +48,11 @@ REAL, IMAGINARY, NORM, LARGEST, NONFINITE, FINGERPRINT = range(6)
 """Columns of a stored row."""
 
 Row = tuple[int, bool, bool]
+
+SCATTERED = 2**16
+"""So many elements that do not lie together are projected at once: each needs nine signs."""
+
+DOUBLES = (torch.float64, torch.complex128)
 
 CPU = torch.device("cpu")
 _keys_of = torch._C._dispatch_keys
@@ -236,6 +242,38 @@ class Shelf:
                 return self._add(tensor)
         return self._add(tensor)
 
+    def add_part(self, tensor: torch.Tensor, place: Place | None) -> int | None:
+        """Measure a part of a larger tensor, its fingerprint with the signs of the whole."""
+        if place is None or (place.start == 0 and place.run >= tensor.numel()):
+            return self.add(tensor)
+        with quietly():
+            ordinary = plain(tensor)
+            if ordinary is None:
+                return None
+            return self._add_part(ordinary, place)
+
+    def _add_part(self, tensor: torch.Tensor, place: Place) -> int:
+        elements, is_complex = tensor.numel(), tensor.is_complex()
+        number = self._number((elements, is_complex, tensor.dtype in DOUBLES))
+        if not elements:
+            return number
+        if is_complex:
+            tensor = torch.view_as_real(tensor.resolve_conj())
+        flat = tensor.resolve_neg().reshape(-1)
+        if flat.dtype is not torch.float32 and flat.dtype is not torch.float64:
+            flat = flat.float()
+        self._measure(number, tensor if is_complex else flat, is_complex)
+        self._put_fingerprint(number, flat, _project_part(flat, place, 1 + is_complex))
+        if elements <= SMALL:
+            self._small[number] = _bytes(flat) if flat.is_cpu else flat.clone()
+        return number
+
+    def _put_fingerprint(self, number: int, flat: torch.Tensor, projected: torch.Tensor) -> None:
+        if flat.is_cpu:
+            self._direct[number][FINGERPRINT:] = projected[1:].tolist()
+        else:
+            self._distant[number][FINGERPRINT:] = projected[1:]
+
     def _copy(self, row: Row, dtype: torch.dtype, address: int) -> int:
         elements = row[0]
         with self._lock:
@@ -264,9 +302,11 @@ class Shelf:
 
     def _add(self, tensor: torch.Tensor) -> int | None:
         if not is_ordinary(tensor):
-            ordinary = plain(tensor)
+            place, ordinary = place_of(tensor), plain(tensor)
             if ordinary is None:
                 return None
+            if place is not None:
+                return self._add_part(ordinary, place)
             tensor = ordinary
         if tensor.requires_grad:
             tensor = tensor.detach()
@@ -280,7 +320,7 @@ class Shelf:
 
     def _add_strided(self, tensor: torch.Tensor) -> int:
         elements, is_complex = tensor.numel(), tensor.is_complex()
-        is_double = tensor.dtype in (torch.float64, torch.complex128)
+        is_double = tensor.dtype in DOUBLES
         row = (elements, is_complex, is_double)
         if elements > SMALL and not is_complex and not any(tensor.stride()):
             return self._add_uniform(row, tensor)
@@ -339,11 +379,7 @@ class Shelf:
         if flat.dtype is not torch.float64:
             flat = flat.float()
         self._measure(number, flat, is_complex=False)
-        projected = project_at(_positions(tensor), flat)[1:]
-        if flat.is_cpu:
-            self._direct[number][FINGERPRINT:] = projected.tolist()
-        else:
-            self._distant[number][FINGERPRINT:] = projected
+        self._put_fingerprint(number, flat, project_at(_positions(tensor), flat))
         return number
 
     def fetch(self) -> Measured:
@@ -486,6 +522,44 @@ def _add_product(total: torch.Tensor, signs: torch.Tensor, folded: torch.Tensor)
         return
     # mv is not subject to TF32 or bf16 shortcuts.
     total += torch.stack([torch.mv(folded.t(), row) for row in signs.contiguous()])
+
+
+def _project_part(flat: torch.Tensor, place: Place, reals: int) -> torch.Tensor:
+    """Sum and fingerprint of a part of a larger tensor, with the signs of the whole: (9,).
+
+    `reals` is how many numbers of `flat` an element has: 2 for complex ones.
+    """
+    start, run, stride = (reals * number for number in place)
+    if run >= flat.numel():
+        return _project_from(flat, start)
+    total = torch.zeros(1 + FINGERPRINT_LENGTH, dtype=flat.dtype, device=flat.device)
+    for first in range(0, flat.numel(), SCATTERED):
+        values = flat[first : first + SCATTERED]
+        number = torch.arange(first, first + len(values), device=flat.device)
+        total += project_at(start + number // run * stride + number % run, values)
+    return total
+
+
+def _project_from(flat: torch.Tensor, start: int) -> torch.Tensor:
+    """Elements that follow one another: the rest of a row, whole rows, the beginning of a row."""
+    row, column = divmod(start, COLUMNS)
+    columns = column_signs(flat.dtype, flat.device)
+    signs = row_signs((start + flat.numel()) // COLUMNS + 1, flat.dtype, flat.device)
+    total = torch.zeros(1 + FINGERPRINT_LENGTH, dtype=flat.dtype, device=flat.device)
+    if column:
+        head = flat[: COLUMNS - column]
+        total += signs[:, row] * torch.mv(columns[:, column : column + len(head)], head)
+        flat, row = flat[len(head) :], row + 1
+    rows = flat.numel() // COLUMNS
+    if rows:
+        folded = torch.zeros(1 + FINGERPRINT_LENGTH, COLUMNS, dtype=flat.dtype, device=flat.device)
+        body = flat[: rows * COLUMNS].view(rows, COLUMNS)
+        _add_product(folded, signs[:, row : row + rows], body)
+        total += (folded * columns).sum(1)
+    rest = flat[rows * COLUMNS :]
+    if len(rest):
+        total += signs[:, row + rows] * torch.mv(columns[:, : len(rest)], rest)
+    return total
 
 
 def _mend_complex(numbers: list[float], pairs: torch.Tensor) -> None:
