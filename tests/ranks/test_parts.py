@@ -25,7 +25,9 @@ def fingerprint(whole: torch.Tensor, *parts: tuple[torch.Tensor, Place]) -> tupl
     for part, place in parts:
         shelf.add_part(part, place)
     first, *others = rows_of(shelf)
-    return list(first[5:]), [sum(column) for column in zip(*(row[5:] for row in others))]
+    return list(first[5:]), [
+        sum(column) for column in zip(*(row[5:] for row in others), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("elements", [10, 5000, 40_000])

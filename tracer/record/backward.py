@@ -98,6 +98,8 @@ class BackwardCalls(Instrument):
         self._names: dict[tuple[CodeType, int], tuple[str, ...]] = {}
         self._by_task: dict[int, Running] = {}
         self._on_thread = threading.local()
+        self.after_each: list[Callable[[], None]] = []
+        """Called after every outermost call, while what it computed is still there."""
 
     def start(self) -> None:
         run = self._door(torch.autograd.graph._engine_run_backward)
@@ -181,12 +183,17 @@ class BackwardCalls(Instrument):
         return running
 
     def _outer(self) -> int | None:
-        """The call that this one runs inside of; on a CUDA device's thread, told by its task."""
+        """The call that this one runs inside of."""
+        outer = self.at_work()
+        return outer.order if outer else None
+
+    def at_work(self) -> Running | None:
+        """The innermost call that runs here; on a CUDA device's thread, told by its task."""
         task = torch._C._current_graph_task_id()
         outer = self._by_task.get(task)
         if outer is None and task != -1 and self._stack():
             outer = self._stack()[-1]
-        return outer.order if outer else None
+        return outer
 
     def _learn_task(self, running: Running) -> None:
         running.task = torch._C._current_graph_task_id()
@@ -239,7 +246,7 @@ class BackwardCalls(Instrument):
         if not running.request.accumulates:
             return
         leaves = [
-            (buffer, running.graph.seen[index].node.variable)
+            (buffer, self._modules.holder(running.graph.seen[index].node.variable))
             for index, buffer in running.leaves.items()
         ]
         running.readings += read_buffers(leaves, moment, running.shelf, self._journal)
@@ -248,6 +255,9 @@ class BackwardCalls(Instrument):
         try:
             with quietly():
                 running.watch.unhook()
+                if running.nested_in is None:
+                    for action in self.after_each:
+                        action()
                 if self.recording:
                     self._write(running, outcome, result)
         except Exception as error:  # noqa: BLE001

@@ -13,12 +13,22 @@ from typing import Any, TypeVar
 
 import torch
 
-from tracer.events import Buffer, Event, Form, Layout, Module, Source, Structure
+from tracer.events import (
+    Buffer,
+    Event,
+    Form,
+    Group,
+    Layout,
+    Module,
+    Source,
+    Structure,
+    Wrapper,
+)
 from tracer.tracefile import TraceWriter
 
 __all__ = ["Interned", "Journal", "digest", "shape_of"]
 
-Fact = TypeVar("Fact", Source, Module, Buffer, Form, Structure, Layout)
+Fact = TypeVar("Fact", Source, Module, Buffer, Form, Structure, Layout, Group, Wrapper)
 
 
 def digest(numbers: Iterable[int], *texts: str) -> bytes:

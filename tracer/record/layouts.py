@@ -12,6 +12,7 @@ from tracer.events import (
     Layout,
     Node,
     NodeState,
+    Piece,
     Reading,
     Receipt,
     Root,
@@ -22,7 +23,7 @@ from tracer.record.journal import Interned, Journal, digest
 from tracer.record.nodes import Saved
 from tracer.record.sources import UNKNOWN, Origin
 
-__all__ = ["Rows", "describe_call", "describe_readings", "structure_of"]
+__all__ = ["Rows", "describe_call", "describe_pieces", "describe_readings", "structure_of"]
 
 Rows = tuple[tuple[int, bool, bool], ...]
 
@@ -111,6 +112,14 @@ def describe_readings(journal: Journal, rows: Rows, readings: Sequence[Reading])
     return journal.layout(
         digest([-1, *_tail(rows, (), readings)]),
         lambda: Layout(id=0, structure=None, rows=rows, readings=tuple(readings)),
+    )
+
+
+def describe_pieces(journal: Journal, rows: Rows, pieces: Sequence[Piece]) -> int:
+    """The id of the layout of an exchange."""
+    return journal.layout(
+        digest([-2, *_tail(rows, (), ()), *(_states(piece) for piece in pieces)]),
+        lambda: Layout(id=0, structure=None, rows=rows, pieces=tuple(pieces)),
     )
 
 

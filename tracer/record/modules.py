@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tracer.events import Buffer, Module
+from tracer.events import Buffer, Module, Part
+from tracer.record.groups import Groups
 from tracer.record.journal import Journal, shape_of
+from tracer.record.shards import place_of, placements_of, sharded_originals, whole_name
 
 __all__ = ["Modules", "variables"]
 
@@ -70,6 +72,8 @@ class Modules:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.groups = Groups(journal)
+        self._originals: dict[int, tuple[weakref.ref[torch.Tensor], weakref.ref[torch.Tensor]]] = {}
         self._ids: dict[int, tuple[weakref.ref[nn.Module], int]] = {}
         self._roots: dict[int, weakref.ref[nn.Module]] = {}
         self._parameters: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
@@ -169,12 +173,40 @@ class Modules:
             if known is None or known[0]() is not parameter:
                 self._parameters[id(parameter)] = (weakref.ref(parameter), root_id, name)
 
+    def number(self, module: nn.Module, users: list[FrameType]) -> int:
+        """The id of a module, called or not."""
+        known = self._find(module)
+        if known is None:
+            names, root = _holder(module, users) or ((), module)
+            self._register(root, self._free(names))
+            known = self._find(module)
+        assert known is not None
+        return known
+
+    def known_leaves(self) -> list[tuple[int, torch.Tensor]]:
+        """Every living leaf that has a buffer."""
+        found = [(number, reference()) for reference, number in list(self._buffers.values())]
+        return [(number, leaf) for number, leaf in found if leaf is not None]
+
+    def holder(self, leaf: torch.Tensor) -> torch.Tensor:
+        """The tensor whose `.grad` the optimizer reads: of what FSDP2 gathers, this rank's part."""
+        known = self._originals.get(id(leaf))
+        if known is None or known[0]() is not leaf:
+            return leaf
+        original = known[1]()
+        return leaf if original is None else original
+
     def buffer(self, leaf: torch.Tensor, users: list[FrameType]) -> int:
         """The id of the buffer of a leaf tensor."""
         known = self._buffers.get(id(leaf))
         if known is not None and known[0]() is leaf:
             return known[1]
         root, name = self._name(leaf, users)
+        original = self.holder(leaf)
+        if original is not leaf:
+            number = self.buffer(original, users)
+            self._buffers[id(leaf)] = (weakref.ref(leaf), number)
+            return number
         fields = (
             name,
             shape_of(leaf),
@@ -182,6 +214,8 @@ class Modules:
             str(leaf.device),
             root,
             isinstance(leaf, nn.Parameter),
+            _parts(leaf, name),
+            placements_of(leaf, self.groups),
         )
         seat = self._seats.take(("buffer", *fields), leaf)
         number = self._journal.intern(Buffer, seat, lambda id: Buffer(id, *fields))
@@ -193,6 +227,8 @@ class Modules:
             known = self._parameters.get(id(leaf))
             if known is not None and known[0]() is leaf:
                 return self._owner(known[1], known[2]), known[2]
+            if self.holder(leaf) is not leaf:
+                return None, ""  # it is called what its original is called
             if attempt == 0:
                 self._refresh(users)
         return None, _variable(leaf, users)
@@ -203,6 +239,9 @@ class Modules:
             root = reference()
             if root is not None:
                 self._name_parameters(root, root_id)
+                for gathered, original in sharded_originals(root):
+                    pair = (weakref.ref(gathered), weakref.ref(original))
+                    self._originals[id(gathered)] = pair
         for name, module in _modules_in_sight(users):
             if self._find(module) is None:
                 self._register(module, self._free((name,) if name else ()))
@@ -217,6 +256,15 @@ class Modules:
         except AttributeError:
             return root_id
         return root_id if found is None else found
+
+
+def _parts(leaf: torch.Tensor, name: str) -> tuple[Part, ...]:
+    """The part of a sharded parameter that this rank holds; () where it holds it whole."""
+    place = place_of(leaf)
+    if place is None:
+        return ()
+    local: torch.Tensor = leaf._local_tensor  # type: ignore[attr-defined]
+    return (Part(whole_name(name), shape_of(leaf), place.start, local.numel(), *place[1:]),)
 
 
 def _modules_around(frame: FrameType | None) -> Iterator[nn.Module]:

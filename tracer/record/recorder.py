@@ -20,11 +20,14 @@ from tracer.events import RunInfo
 from tracer.record.backward import BackwardCalls
 from tracer.record.batches import Batches
 from tracer.record.buffers import Resets, Steps
+from tracer.record.collectives import Exchanges
 from tracer.record.edits import Edits
 from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
+from tracer.record.owners import Owners
 from tracer.record.sources import NodeWatch, SavedTensorHooks, Sources
+from tracer.record.wrappers import Wrappers
 from tracer.tracefile import TraceWriter
 from tracer.version import __version__
 
@@ -120,9 +123,13 @@ class Recorder:
         sources = Sources(self._journal, modules, saving)
         self._nodes = NodeWatch(sources, self._fail)
         parts = (self._journal, sources, modules)
-        batches = Batches()
+        batches, owners = Batches(), Owners(modules)
+        calls = BackwardCalls(*parts, self._nodes, batches, self._fail)
+        self._exchanges = Exchanges(*parts, self._fail, calls, owners)
         self._switched: list[Switched] = [
-            BackwardCalls(*parts, self._nodes, batches, self._fail),
+            calls,
+            self._exchanges,
+            Wrappers(*parts, self._fail, owners),
             Resets(*parts, self._fail),
             Edits(*parts, self._fail),
             Steps(*parts, self._fail, self._next_step),
@@ -140,6 +147,7 @@ class Recorder:
         """Put everything back and close the trace. A second call does nothing."""
         if not self._started:
             return
+        self._exchanges.close()
         self._release()
         self._info = replace(self._info, status=status, exit_code=exit_code, failure=self.failure)
         try:
@@ -172,6 +180,7 @@ class Recorder:
         return (step - self._first) % self._every == 0
 
     def _next_step(self) -> None:
+        self._exchanges.settle()
         self._journal.step += 1
         self._switch(not self.failure and self._is_wanted(self._journal.step))
 

@@ -1,10 +1,10 @@
-"""Which elements of a parameter a rank holds: DTensor, FSDP2 and FSDP1 cut parameters into parts."""
+"""Which elements of a parameter a rank holds: DTensor and FSDP cut parameters into parts."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,8 +12,20 @@ import torch
 from torch import nn
 
 from tracer.events import Shape
+from tracer.record.groups import Groups
 
-__all__ = ["Place", "is_sharded", "place_of", "sharded_originals", "within"]
+__all__ = [
+    "Place",
+    "place_of",
+    "place_of_spec",
+    "placements_of",
+    "sharded_originals",
+    "whole_name",
+    "within",
+]
+
+WRAPPING = frozenset(["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"])
+"""What wrappers put into the path of a parameter, and nobody else does."""
 
 
 class Place(NamedTuple):
@@ -22,11 +34,6 @@ class Place(NamedTuple):
     start: int
     run: int
     stride: int
-
-
-def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether it is a DTensor: one part of it here, others on other ranks."""
-    return getattr(tensor, "_local_tensor", None) is not None
 
 
 def place_of(tensor: torch.Tensor) -> Place | None:
@@ -39,11 +46,28 @@ def place_of(tensor: torch.Tensor) -> Place | None:
         return None
     if not any(placement.is_shard() for placement in spec.placements):
         return None
-    return _place_of_spec(spec)
+    return place_of_spec(spec)
+
+
+def placements_of(tensor: torch.Tensor, groups: Groups) -> tuple[tuple[int, str], ...]:
+    """How a DTensor lies over each dimension of its mesh, by the group; () for other tensors."""
+    spec: Any = getattr(tensor, "_spec", None)
+    numbers = None if spec is None else groups.of_mesh(spec.mesh)
+    if numbers is None:
+        return ()
+    return tuple(
+        (number, repr(placement).replace("dim=", ""))
+        for number, placement in zip(numbers, spec.placements, strict=True)
+    )
+
+
+def whole_name(name: str) -> str:
+    """A parameter's path without what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPING)
 
 
 @lru_cache(maxsize=4096)
-def _place_of_spec(spec: Any) -> Place | None:
+def place_of_spec(spec: Any) -> Place | None:
     # Loaded already, as there is a DTensor; torch.distributed.tensor is too slow to load for all.
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -83,17 +107,16 @@ def within(outer: Place | None, first: int, elements: int) -> Place | None:
     return Place(outer.start + first // outer.run * outer.stride, outer.run, outer.stride)
 
 
-def sharded_originals(roots: Iterable[nn.Module]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The unsharded parameters that FSDP2 lets autograd work on, and what each is gathered from."""
+def sharded_originals(root: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The parameters that FSDP2 gathers for autograd to work on, and what each is gathered from."""
     if "torch.distributed.fsdp._fully_shard._fsdp_param_group" not in sys.modules:
         return
-    for root in roots:
-        for module in root.modules():
-            for group in _param_groups(module):
-                for param in group.fsdp_params:
-                    unsharded = getattr(param, "_unsharded_param", None)
-                    if unsharded is not None:
-                        yield unsharded, param.sharded_param
+    for module in root.modules():
+        for group in _param_groups(module):
+            for param in group.fsdp_params:
+                gathered = getattr(param, "_unsharded_param", None)
+                if gathered is not None:
+                    yield gathered, param.sharded_param
 
 
 def _param_groups(module: nn.Module) -> Sequence[Any]:

@@ -1,0 +1,191 @@
+"""DistributedDataParallel: its settings, its buckets, and whether gradients will be exchanged.
+
+The buckets are looked up before each backward call that is recorded, not guessed: DDP lays them out
+anew after the first iteration, and lets them be seen through `GradBucket`s only. No hook is ever
+registered, as DDP would then leave the division to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tracer.events import Use, Wrapper
+from tracer.record.instrument import Instrument
+from tracer.record.journal import Journal
+from tracer.record.modules import Modules
+from tracer.record.owners import Bucket, Owners, Share
+from tracer.record.quiet import quietly
+from tracer.record.sources import Sources
+
+__all__ = ["Wrappers"]
+
+SETTINGS = ("gradient_as_bucket_view", "static_graph", "find_unused_parameters")
+
+
+class Wrappers(Instrument):
+    """Notes each forward of a DDP module, and where its gradients are gathered to be exchanged."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        sources: Sources,
+        modules: Modules,
+        fail: Callable[[Exception], None],
+        owners: Owners,
+    ) -> None:
+        super().__init__(journal, sources, modules, fail)
+        self._owners = owners
+
+    def start(self) -> None:
+        begin: Callable[..., Any] = DistributedDataParallel._pre_forward
+
+        @functools.wraps(begin)
+        def _pre_forward(ddp: Any, *inputs: Any, **kwargs: Any) -> Any:
+            result = begin(ddp, *inputs, **kwargs)
+            if self.recording and torch.is_grad_enabled():
+                self._note(ddp, sys._getframe(1))
+            return result
+
+        self._patches.replace(DistributedDataParallel, "_pre_forward", _pre_forward)
+
+    def _note(self, ddp: Any, frame: FrameType) -> None:
+        try:
+            with quietly():
+                users = self._sources.lines(frame)
+                wrapper = self._wrapper(ddp, users)
+                self._journal.add(
+                    Use(
+                        order=self._journal.order(),
+                        step=self._journal.step,
+                        wrapper=wrapper,
+                        synchronises=bool(ddp.require_backward_grad_sync),
+                        divisor=_divisor(ddp),
+                        source=self._sources.here(frame),
+                        started=self._journal.seconds(),
+                    )
+                )
+        except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+            self._fail(error)
+
+    def _wrapper(self, ddp: Any, users: list[FrameType]) -> int:
+        """The id of what DDP is now; its buckets are put where exchanges find them."""
+        laid = [
+            (
+                flat,
+                [
+                    (self._modules.buffer(leaf, users), at, leaf)
+                    for leaf, at in zip(bucket.parameters(), _offsets(bucket), strict=True)
+                ],
+            )
+            for bucket, flat in _buckets(ddp)
+        ]
+        fields = (
+            "DDP",
+            self._modules.number(ddp, users),
+            self._modules.groups.number(ddp.process_group),
+            tuple(tuple(buffer for buffer, _, _ in shares) for _, shares in laid),
+        )
+        details = _details(ddp)
+        number = self._journal.intern(
+            Wrapper, (*fields, repr(details)), lambda id: Wrapper(id, *fields, details)
+        )
+        is_hooked = bool(details["hook"])
+        buckets = [_bucket(number, place, *each, is_hooked) for place, each in enumerate(laid)]
+        self._owners.put_buckets(id(ddp), buckets)
+        return number
+
+
+def _bucket(
+    wrapper: int,
+    number: int,
+    flat: torch.Tensor,
+    leaves: list[tuple[int, int, torch.Tensor]],
+    is_hooked: bool,
+) -> Bucket:
+    item, address = flat.element_size(), flat.data_ptr()
+    shares = tuple(
+        Share(
+            address + at * item, leaf.numel(), item, buffer, "gradient", None,
+            *((), ()) if leaf.is_contiguous() else (tuple(leaf.shape), tuple(leaf.stride())),
+        )
+        for buffer, at, leaf in leaves
+    )  # fmt: skip
+    return Bucket(wrapper, number, address, flat.numel(), item, shares, is_hooked)
+
+
+class _Looking(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Takes hold of the tensors that zeros are wanted alike of, and makes none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[torch.Tensor] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.ops.aten.zeros_like.default:
+            self.seen.append(args[0])
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def _buckets(ddp: Any) -> list[tuple[Any, torch.Tensor]]:
+    """Each bucket as torch describes it, and the very tensor that will be exchanged.
+
+    What torch offers makes a copy in zeros of every bucket; asked in this mode it makes none.
+    """
+    if getattr(ddp, "_use_python_reducer", False) or getattr(ddp, "reducer", None) is None:
+        return []
+    looking = _Looking()
+    try:
+        with looking:
+            buckets = ddp.reducer._get_zeros_like_grad_buckets()
+    except RuntimeError:  # a sparse gradient has no bucket yet
+        return []
+    if len(looking.seen) != len(buckets):
+        return []
+    return list(zip(buckets, looking.seen, strict=True))
+
+
+def _offsets(bucket: Any) -> list[int]:
+    """Where each gradient of a bucket begins in it."""
+    first = bucket.buffer()
+    return [
+        (view.data_ptr() - first.data_ptr()) // first.element_size() for view in bucket.gradients()
+    ]
+
+
+def _details(ddp: Any) -> dict[str, Any]:
+    plain = {name: getattr(ddp, name, None) for name in SETTINGS}
+    return {"hook": _hook(ddp), **plain, "bucket_cap_mb": ddp.bucket_bytes_cap / 2**20}
+
+
+def _hook(ddp: Any) -> str:
+    """The communication hook; "" for the default reducer."""
+    hooks = getattr(ddp, "_comm_hooks", ())
+    if hooks:
+        return _name(hooks[-1][0])
+    return str(ddp._get_ddp_logging_data().get("comm_hook", "") or "")
+
+
+def _name(hook: Any) -> str:
+    inside = getattr(hook, "func", hook)
+    return str(getattr(inside, "__qualname__", type(inside).__qualname__))
+
+
+def _divisor(ddp: Any) -> float | None:
+    """By what the default reducer divides before it adds."""
+    if _hook(ddp):
+        return None
+    is_joining = getattr(getattr(ddp, "_join_config", None), "enable", False)
+    if is_joining and not getattr(ddp, "_divide_by_initial_world_size", True):
+        return None
+    return float(ddp.process_group.size())
