@@ -14,11 +14,24 @@ from typing import Union
 
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import DOUBLE, is_zero, proportion, rounding, tidy
-from tracer.events import Call, Edit, Event, Exchange, Measurement, Reset, Step, Use
+from tracer.events import Call, Edit, Event, Exchange, Measurement, Piece, Reset, Step, Use
 from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
 
-__all__ = ["Archive", "Change", "Entry", "History", "fills_of", "history_of"]
+__all__ = [
+    "Archive",
+    "Book",
+    "Change",
+    "Entry",
+    "History",
+    "beginning",
+    "fills_of",
+    "history_of",
+    "ratio",
+    "reaching",
+    "touches",
+    "used_again",
+]
 
 WORDS = {
     "clip_grad_norm": "clipped by norm",
@@ -50,7 +63,8 @@ class Entry:
     """A contribution of one call that is still in the buffer, and what changed it there.
 
     `call` is None for content that was there before anything was recorded. `consumed` are the
-    orders of earlier steps that used it already.
+    orders of earlier steps that used it already. `rank` is where it comes from, if not from here:
+    `call` and `source` are then that rank's.
     """
 
     call: int | None
@@ -58,6 +72,31 @@ class Entry:
     source: int | None = None
     changes: tuple[Change, ...] = ()
     consumed: tuple[int, ...] = ()
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An exchange that all of the content passed: what each rank put in was added, and came back.
+
+    `ranks` took part; the files of `missing` were not there, `without` had nothing in it. `by` says
+    who exchanged, in words, `operation` what was done. `factor` is that of the operation with
+    what its maker did right before and after it: 1/4 for an average over 4 ranks. `error` is how
+    far what left is from the sum of what entered, relative to the norms; None where a file is
+    missing. `rest` is what a single missing rank must have put in.
+    """
+
+    order: int
+    ranks: tuple[int, ...]
+    by: str
+    operation: str
+    factor: Exact | None
+    source: int | None = None
+    missing: tuple[int, ...] = ()
+    without: tuple[int, ...] = ()
+    error: float | None = None
+    is_simulated: bool = False
+    divisor: Exact | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +107,8 @@ class History:
     consumed. `emptied` says by whom it was emptied before. `evaluations` counts the times a closure
     filled it anew. `again` are the orders of the steps that consumed the very same afterwards,
     before anything was added and before it was emptied. `inside` is the order of the backward call
-    that was still at work when the step consumed it.
+    that was still at work when the step consumed it. `shared` are the exchanges between ranks that
+    it passed.
     """
 
     buffer: int
@@ -81,9 +121,11 @@ class History:
     is_complete: bool = True
     again: tuple[int, ...] = ()
     inside: int | None = None
+    shared: tuple[Shared, ...] = ()
 
 
 Seen = Union[Call, Step, Edit]
+Measured = Union[Call, Step, Edit, Exchange]
 
 
 class Archive:
@@ -96,6 +138,7 @@ class Archive:
         self._measured: dict[int, list[Measurement]] = {}
         self._written: dict[int, set[int]] = {}
         self._readings: dict[int, dict[tuple[int, str], tuple[int, int | None]]] = {}
+        self._exchanged: dict[int, set[int]] = {}
         self.by_order = {event.order: event for event in self.events}
         self.places = {event.order: place for place, event in enumerate(self.events)}
         self.numbers = {call.order: n for n, call in enumerate(trace.calls, start=1)}
@@ -133,10 +176,36 @@ class Archive:
         form, row = found
         if isinstance(event, Call):
             return self.call(event.order).tensor(form, row)
+        return Tensor(self.trace.forms[form], self._row(event, row))
+
+    def exchanges(self, event: Event, buffer: int) -> bool:
+        """Whether a part of the buffer's gradient entered this, an operation between ranks."""
+        if not isinstance(event, Exchange):
+            return False
+        if event.layout not in self._exchanged:
+            pieces = self.trace.layout(event.layout).pieces
+            self._exchanged[event.layout] = {
+                piece.buffer
+                for piece in pieces
+                if piece.buffer is not None and piece.content == "gradient"
+            }
+        return buffer in self._exchanged[event.layout]
+
+    def pieces(self, event: Exchange, buffer: int, moment: str) -> list[tuple[Piece, Tensor]]:
+        """What of the buffer's gradient entered or left, each with what was measured of it."""
+        forms = self.trace.forms
+        return [
+            (p, Tensor(replace(forms[p.form], shape=(p.elements,)), self._row(event, p.row)))
+            for p in self.trace.layout(event.layout).pieces
+            if p.moment == moment and p.buffer == buffer and p.content == "gradient"
+        ]
+
+    def _row(self, event: Measured, row: int | None) -> Measurement | None:
+        if row is None:
+            return None
         if event.order not in self._measured:
             self._measured[event.order] = self.trace.measurements(event)
-        measured = None if row is None else self._measured[event.order][row]
-        return Tensor(self.trace.forms[form], measured)
+        return self._measured[event.order][row]
 
     def _readings_of(self, event: Seen) -> dict[tuple[int, str], tuple[int, int | None]]:
         if event.layout not in self._readings:
@@ -147,27 +216,27 @@ class Archive:
 
 def history_of(archive: Archive, buffer: int, step: Step | None) -> History:
     """The buffer up to a step, or to the end of the trace."""
-    events = list(_reaching(archive, buffer, step))
+    events = list(reaching(archive, buffer, step))
     before = [e for e in events if step is None or e.order <= step.order]
-    start = _beginning(archive, buffer, before)
+    start = beginning(archive, buffer, before)
     is_cut = 0 < start < len(before) and isinstance(before[start], Call)
-    book = _Book(archive, buffer, emptied="by hand" if is_cut else "")
+    book = Book(archive, buffer, emptied="by hand" if is_cut else "")
     for event in events[start:]:
         book.take(event)
     history = book.close(step)
-    return history if step is None else replace(history, again=_again(archive, buffer, step))
+    return history if step is None else replace(history, again=used_again(archive, buffer, step))
 
 
-def _again(archive: Archive, buffer: int, step: Step) -> tuple[int, ...]:
+def used_again(archive: Archive, buffer: int, step: Step) -> tuple[int, ...]:
     """The steps that took the same content after this one did."""
     found: list[int] = []
     content = archive.reading(step, buffer, "consumed")
     place = archive.places[step.order] + 1
     for event in islice(archive.events, place, None):
-        if not _touches(archive, event, buffer):
+        if not touches(archive, event, buffer):
             continue
         taken = archive.reading(event, buffer, "consumed") if isinstance(event, Step) else None
-        if content is None or taken is None or _ratio([content], taken) != 1:
+        if content is None or taken is None or ratio([content], taken) != 1:
             break
         found.append(event.order)
     return tuple(found)
@@ -175,21 +244,21 @@ def _again(archive: Archive, buffer: int, step: Step) -> tuple[int, ...]:
 
 def fills_of(archive: Archive, buffer: int) -> list[History]:
     """Every time the buffer was filled, from empty to empty, whoever used it."""
-    book = _Book(archive, buffer)
+    book = Book(archive, buffer)
     for event in archive.events:
-        if _touches(archive, event, buffer):
+        if touches(archive, event, buffer):
             book.take(event)
     return book.fills()
 
 
-def _reaching(archive: Archive, buffer: int, step: Step | None) -> Iterator[Event]:
+def reaching(archive: Archive, buffer: int, step: Step | None) -> Iterator[Event]:
     """The events up to the step that touch the buffer; with a closure, those inside the step."""
     closure = step is not None and not _consumed_anything(archive, step)
     for event in archive.events:
         is_later = step is not None and event.order > step.order
         if is_later and not (closure and step is not None and event.step == step.step):
             break
-        if _touches(archive, event, buffer):
+        if touches(archive, event, buffer):
             yield event
 
 
@@ -197,19 +266,21 @@ def _consumed_anything(archive: Archive, step: Step) -> bool:
     return bool(archive.trace.layout(step.layout).readings)
 
 
-def _touches(archive: Archive, event: Event, buffer: int) -> bool:
+def touches(archive: Archive, event: Event, buffer: int) -> bool:
     if isinstance(event, Reset):
         return buffer in event.buffers
     if isinstance(event, Call):
         return event.outcome == "done" and archive.writes(event, buffer)
     if isinstance(event, Edit):
         return archive.has_reading(event, buffer, "before")
-    if isinstance(event, Exchange | Use):
+    if isinstance(event, Exchange):
+        return archive.exchanges(event, buffer)
+    if isinstance(event, Use):
         return False
     return any(buffer in group.get("buffers", ()) for group in event.groups)
 
 
-def _beginning(archive: Archive, buffer: int, events: list[Event]) -> int:
+def beginning(archive: Archive, buffer: int, events: list[Event]) -> int:
     """Where to begin to read: at the last event that surely found or left the buffer empty."""
     for place in range(len(events) - 1, -1, -1):
         event = events[place]
@@ -222,7 +293,7 @@ def _beginning(archive: Archive, buffer: int, events: list[Event]) -> int:
     return 0
 
 
-class _Book:
+class Book:
     """The content of one buffer, event by event."""
 
     def __init__(self, archive: Archive, buffer: int, emptied: str = "") -> None:
@@ -317,12 +388,12 @@ class _Book:
         """What is there against what should be: what was left, and added by a call at work."""
         added = self._added
         parts = [t for t in (self._content, added[0] if added else None) if t is not None]
-        factor = _ratio(parts, found) if parts else Fraction(1)
+        factor = ratio(parts, found) if parts else Fraction(1)
         if factor == 1:
             return
         if added:
             _, call, hooks = added
-            self._change(_after_accumulation(call, hooks, factor))
+            self._change(self._changed_inside(call, hooks, factor))
             return
         words = "changed by hand" + ("" if factor is not None else ", not by a factor")
         self._change(Change("edit", words, factor, self._last, None, False, event.order))
@@ -339,7 +410,7 @@ class _Book:
                 if capture.node != facts.writers.get(self._buffer) or capture.form is None:
                     continue
                 tensor = facts.tensor(capture.form, capture.row)
-                if tensor.measured is None or (factor := _ratio([tensor], found)) is None:
+                if tensor.measured is None or (factor := ratio([tensor], found)) is None:
                     continue
                 words = "put there by hand, from autograd.grad"
                 change = Change("edit", words, factor, other.order, other.source, False)
@@ -365,7 +436,7 @@ class _Book:
             self._meet(call, self._archive.reading(call, self._buffer, "before"))
         if received is not None:
             self._entries.append(Entry(call.order, received, call.source))
-        others = list(self._touching_meanwhile(call))
+        others = self._touching_meanwhile(call)
         if is_inner or any(isinstance(other, Call) for other in others):
             self._is_known = False  # the books of overlapping calls are checked as one
         elif others:
@@ -375,11 +446,13 @@ class _Book:
             self._leave(call, facts, node, received)
         self._inside = max(self._inside, (call.started + call.seconds, call.order))
 
-    def _touching_meanwhile(self, call: Call) -> Iterator[Event]:
+    def _touching_meanwhile(self, call: Call) -> list[Event]:
         """What else touched the buffer while this call ran: nested calls, hooks that step."""
-        for other in self._neighbours(call):
-            if call.started <= other.started and _touches(self._archive, other, self._buffer):
-                yield other
+        return [
+            other
+            for other in self._neighbours(call)
+            if call.started <= other.started and touches(self._archive, other, self._buffer)
+        ]
 
     def _neighbours(self, call: Call) -> Iterator[Event]:
         """Events that began after this one and before it ended."""
@@ -395,12 +468,18 @@ class _Book:
         parts = [t for t in (self._content, received) if t is not None]
         hooks = facts.state(node).hooks[2]
         if after is not None and parts:
-            factor = _ratio(parts, after)
+            factor = ratio(parts, after)
             if factor != 1:
-                self._change(_after_accumulation(call, hooks, factor))
+                self._change(self._changed_inside(call, hooks, factor))
         self._content, self._is_known, self._added = after, True, None
         if after is None and self._entries:
             self._empty("by a hook after accumulation", call)
+
+    def _changed_inside(self, call: Call, hooks: int, factor: Exact | None) -> Change:
+        """What changed the content between the accumulation and the end of the call."""
+        words = f"{hooks} hook{'s' if hooks > 1 else ''} after accumulation"
+        words = words if hooks else "changed during the call"
+        return Change("hook", words, factor, call.order, call.source, bool(hooks))
 
     def _edit(self, edit: Edit) -> None:
         self._meet(edit, self._archive.reading(edit, self._buffer, "before"))
@@ -416,7 +495,7 @@ class _Book:
     def _announced(self, edit: Edit, after: Tensor | None) -> tuple[Exact | None, bool]:
         """The factor of an edit: as it says itself, if the readings agree."""
         before = self._content
-        measured = None if before is None or after is None else _ratio([before], after)
+        measured = None if before is None or after is None else ratio([before], after)
         said: Exact | None = None
         if edit.kind == "unscale" and edit.details.get("scale"):
             said = 1 / Fraction(tidy(edit.details["scale"], 1e-6))
@@ -439,13 +518,7 @@ class _Book:
         ]
 
 
-def _after_accumulation(call: Call, hooks: int, factor: Exact | None) -> Change:
-    words = f"{hooks} hook{'s' if hooks > 1 else ''} after accumulation"
-    words = words if hooks else "changed during the call"
-    return Change("hook", words, factor, call.order, call.source, bool(hooks))
-
-
-def _ratio(parts: list[Tensor], whole: Tensor) -> Exact | None:
+def ratio(parts: list[Tensor], whole: Tensor) -> Exact | None:
     measured = [part.measured for part in parts if part.measured is not None]
     if len(measured) < len(parts) or whole.measured is None:
         return Fraction(1)  # not measured: nothing is known to have changed

@@ -7,16 +7,21 @@ gradient. One row per backward call, replica and reduction site; verdicts follow
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import is_same, product
 from tracer.analysis.flow import CallFlow, Passed, flow_of
 from tracer.analysis.history import Archive, Change, Entry, History, fills_of, history_of
+from tracer.analysis.lines import LinesOfRanks
+from tracer.analysis.meetings import Meetings
 from tracer.analysis.network import Network, batch_below
+from tracer.analysis.rankhistory import Joint, Replay
 from tracer.analysis.strand import Ended, Factor, Reduction
 from tracer.events import Step
+from tracer.graph.names import Names
 from tracer.semantics.effects import Exact, ScatterAdds, Selects
 from tracer.tracefile import Trace
 
@@ -51,7 +56,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Row:
-    """The items of one reduction site in one call.
+    """The items of one reduction site in one call, of one rank.
 
     `items` are those that count, `masked` those that a mask or an ignored target left out. `weight`
     is that of one item in what is consumed: the product of `loss` (in the graph, up to the items)
@@ -76,6 +81,7 @@ class Row:
     largest: float | None = None
     unknown: str = ""
     is_repeated: bool = False
+    rank: int | None = None
 
     @property
     def total(self) -> Exact | None:
@@ -90,7 +96,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Ledger:
-    """One buffer at one step."""
+    """One buffer at one step, on one rank.
+
+    `rest` are ranks whose part is only known as what is left over: their files are missing.
+    """
 
     buffer: int
     step: Step | None
@@ -99,6 +108,7 @@ class Ledger:
     replicas: int = 1
     unknown: str = ""
     fill: int | None = None
+    rest: tuple[int, ...] = ()
 
     @property
     def norm(self) -> float | None:
@@ -112,27 +122,81 @@ class Ledger:
 
 
 class Books:
-    """The ledgers of one trace."""
+    """The ledgers of one trace; what came from other ranks is in them, as far as `ranks` has it."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, ranks: Mapping[int, Trace] | None = None) -> None:
         self.trace = trace
+        self.rank = trace.info.rank
         self.archive = Archive(trace)
+        self.names = Names(trace)
         self._network = Network(trace)
         self._flows: dict[int, CallFlow] = {}
         self._ledgers: dict[tuple[int, int | None], Ledger] = {}
         self._samples: dict[tuple[int, int], Samples | None] = {}
+        self._others = {r: Books(t) for r, t in (ranks or {}).items() if r != self.rank}
+        self._replays: dict[tuple[str, int | None], Replay] = {}
+
+    @cached_property
+    def ranks(self) -> dict[int, Books]:
+        """The books of every rank that is there, this one among them."""
+        return dict(sorted({self.rank: self, **self._others}.items()))
+
+    @cached_property
+    def joint(self) -> Joint:
+        """What all ranks exchanged."""
+        traces = {rank: books.trace for rank, books in self.ranks.items()}
+        archives = {rank: books.archive for rank, books in self.ranks.items()}
+        return Joint(archives, Meetings(traces), LinesOfRanks(traces))
+
+    @cached_property
+    def by_name(self) -> dict[str, int]:
+        return {self.names.buffer(id): id for id in self.trace.buffers}
+
+    def same(self, buffer: int) -> dict[int, int]:
+        """The number of this buffer on each rank that has one of its name."""
+        name = self.names.buffer(buffer)
+        found = {r: b.by_name[name] for r, b in self.ranks.items() if name in b.by_name}
+        return {**found, self.rank: buffer}
+
+    def is_exchanged(self, buffer: int) -> bool:
+        """Whether something of its gradient went into an operation between ranks."""
+        return any(self.archive.exchanges(event, buffer) for event in self.trace.exchanges)
 
     def ledger(self, buffer: int, step: Step | None) -> Ledger:
         """The buffer up to a step, or to the end of the trace."""
         key = (buffer, None if step is None else step.order)
         if key not in self._ledgers:
-            self._ledgers[key] = self._of(history_of(self.archive, buffer, step), step)
+            self._ledgers[key] = self._of(self._history(buffer, step), step)
         return self._ledgers[key]
 
     def fills(self, buffer: int) -> list[Ledger]:
         """One for each time the buffer was filled, of a run without steps."""
-        histories = fills_of(self.archive, buffer)
+        if self.is_exchanged(buffer):
+            histories = self._replay(buffer, None).book(self.rank).fills()
+        else:
+            histories = fills_of(self.archive, buffer)
         return [self._of(h, None, n) for n, h in enumerate(histories, start=1)]
+
+    def _history(self, buffer: int, step: Step | None) -> History:
+        if not self.is_exchanged(buffer):
+            return history_of(self.archive, buffer, step)
+        return self._replay(buffer, step).history(self.rank)
+
+    def _replay(self, buffer: int, step: Step | None) -> Replay:
+        key = (self.names.buffer(buffer), None if step is None else step.step)
+        if key not in self._replays:
+            same = self.same(buffer)
+            steps = {r: self.ranks[r].step_like(step, number) for r, number in same.items()}
+            replay = Replay(self.joint, same, {**steps, self.rank: step})
+            for books in self.ranks.values():
+                books._replays[key] = replay
+        return self._replays[key]
+
+    def step_like(self, step: Step | None, buffer: int) -> Step | None:
+        """The step of this rank that is called the same; None if there is none, or no step."""
+        if step is None:
+            return None
+        return next((s for s in steps_of(self.trace, buffer) if s.step == step.step), None)
 
     def flow(self, order: int) -> CallFlow:
         if order not in self._flows:
@@ -149,17 +213,56 @@ class Books:
         unknown = ""
         for entry in history.entries:
             if entry.call is None:
-                unknown = "the buffer held something before anything was recorded"
+                is_rest = entry.rank is not None and entry.rank not in self.ranks
+                if not is_rest:
+                    unknown = "the buffer held something before anything was recorded"
                 continue
-            found = self._rows(history.buffer, entry)
+            found = self._rows_of(history.buffer, entry)
             if not found:
-                unknown = f"no loss was found above call {self.archive.numbers[entry.call]}"
+                unknown = f"no loss was found above {self._call_words(entry)}"
             rows += found
-        rows = sorted(_once_each(rows), key=lambda r: (r.number, r.replica or 0, r.site))
+        rows = sorted(_once_each(rows), key=_place_of)
         if not history.entries:
             unknown = "no recorded backward call wrote it"
-        replicas = max((self._replicas(history.buffer, e) for e in history.entries), default=1)
-        return Ledger(history.buffer, step, history, tuple(rows), replicas, unknown, fill)
+        own = [e for e in history.entries if e.rank in (None, self.rank)]
+        replicas = max((self._replicas(history.buffer, e) for e in own), default=1)
+        rest = tuple(e.rank for e in history.entries if e.call is None and e.rank is not None)
+        return Ledger(history.buffer, step, history, tuple(rows), replicas, unknown, fill, rest)
+
+    def _call_words(self, entry: Entry) -> str:
+        books = self.ranks[self.rank if entry.rank is None else entry.rank]
+        number = books.archive.numbers[entry.call] if entry.call is not None else "?"
+        return f"call {number}" + (f" of rank {entry.rank}" if books is not self else "")
+
+    def _rows_of(self, buffer: int, entry: Entry) -> list[Row]:
+        """The rows of a contribution, whichever rank it comes from."""
+        if entry.rank is None:
+            return self._rows(buffer, entry)
+        books = self.ranks[entry.rank]
+        rows = books._rows(self.same(buffer)[entry.rank], entry)
+        count = len(entry.changes)
+        return [self._moved(row, entry.rank, count) for row in rows]
+
+    def _moved(self, row: Row, rank: int, changes: int) -> Row:
+        """A row of another rank, its lines as this one numbers them; its changes are so already."""
+
+        def here(source: int | None) -> int | None:
+            return self.joint.lines.moved(source, rank, self.rank)
+
+        def moved(factors: Iterable[Factor]) -> tuple[Factor, ...]:
+            return tuple(replace(factor, source=here(factor.source)) for factor in factors)
+
+        if rank == self.rank:
+            return replace(row, rank=rank)
+        passed = row.after[: len(row.after) - changes]
+        return replace(
+            row,
+            rank=rank,
+            term=Term(here(row.term.source), row.term.name, here(row.term.items)),
+            reductions=tuple(replace(r, source=here(r.source)) for r in row.reductions),
+            loss=moved(row.loss),
+            after=(*moved(passed), *row.after[len(passed) :]),
+        )
 
     def _rows(self, buffer: int, entry: Entry) -> list[Row]:
         assert entry.call is not None
@@ -252,13 +355,18 @@ def _term(facts: CallFacts, ended: Ended) -> Term:
 
 def _once_each(rows: list[Row]) -> list[Row]:
     """Of a site whose gradient came in parts (a checkpoint's own call, and the rest) one row."""
-    found: dict[tuple[int, int], Row] = {}
+    found: dict[tuple[int | None, int, int], Row] = {}
     for row in rows:
-        known = found.setdefault((row.call, row.site), row)
+        place = (row.rank, row.call, row.site)
+        known = found.setdefault(place, row)
         if known is not row and not is_same(known.weight, row.weight):
             why = known.unknown or row.unknown or "parts of its gradient were scaled differently"
-            found[row.call, row.site] = replace(known, weight=None, unknown=why)
+            found[place] = replace(known, weight=None, unknown=why)
     return list(found.values())
+
+
+def _place_of(row: Row) -> tuple[int, int, int, int]:
+    return (row.rank or 0, row.number, row.replica or 0, row.site)
 
 
 def _factor(change: Change) -> Factor:
