@@ -104,7 +104,8 @@ def test_a_file_that_is_no_readable_trace_is_told_in_one_line(folder: Folder, co
     assert_refused(folder.cli(command, "header.trace"), "header.trace is damaged")
     assert_refused(folder.cli(command, "other.trace"), "schema 99", "reads schema 2")
     assert_refused(folder.cli(command, "foreign.trace"), "SQLite file of another program")
-    assert_refused(folder.cli(command, "."), "is a folder")
+    (folder.path / "nothing").mkdir()
+    assert_refused(folder.cli(command, "nothing"), "nothing")
 
 
 def test_an_output_that_cannot_be_written_is_told_before_the_script_runs(folder: Folder) -> None:

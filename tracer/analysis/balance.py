@@ -316,8 +316,9 @@ def _add_reading(
 
 def _changed_inside(trace: Trace, buffer: int, books: Sequence[_Book]) -> str:
     """What may have changed it between the readings, from inside a hook or another thread."""
-    if trace.info.world > 1:
-        return f"exchange between {trace.info.world} ranks, which is not recorded"
+    exchanged = _exchanged_inside(trace, buffer, {book.call.order for book in books})
+    if exchanged:
+        return exchanged
     start = min(book.call.started for book in books)
     end = max(book.call.started + book.call.seconds for book in books)
     for reset in trace.resets:
@@ -326,4 +327,20 @@ def _changed_inside(trace: Trace, buffer: int, books: Sequence[_Book]) -> str:
     for step in trace.steps:
         if start <= step.started <= end:
             return f"{step.kind}.step during the call"
+    return ""
+
+
+def _exchanged_inside(trace: Trace, buffer: int, calls: set[int]) -> str:
+    """What ranks exchanged of the buffer inside these calls, or for a wrapper that holds it."""
+    for exchange in trace.exchanges:
+        if exchange.call not in calls:
+            continue
+        pieces = trace.layout(exchange.layout).pieces
+        ranks = len(trace.groups[exchange.group].ranks)
+        if any(p.buffer == buffer and p.content == "gradient" for p in pieces):
+            return f"exchanged between {ranks:,} ranks"
+        wrapper = trace.wrappers.get(exchange.wrapper) if exchange.wrapper is not None else None
+        if wrapper and any(buffer in bucket for bucket in wrapper.buckets):
+            hook = str(wrapper.details.get("hook", "")).rpartition(".")[2]
+            return f"{hook or wrapper.kind} between {ranks:,} ranks"
     return ""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tracer.analysis.balance import BalanceReport, check_balance
 from tracer.analysis.chain import Link, chain_of
 from tracer.analysis.exact import product, rounding, terms
-from tracer.analysis.ledger import Books, Ledger, steps_of
+from tracer.analysis.history import Entry
+from tracer.analysis.job import seen_from
+from tracer.analysis.ledger import Books, Ledger, Row, steps_of
 from tracer.analysis.notes import Note, Optimizer, notes_of, optimizer_of, run_notes
 from tracer.analysis.verdicts import Verdict, verdict_of
 from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Step
-from tracer.graph.names import Names, matching
+from tracer.graph.names import matching
+from tracer.runfiles import Run
 from tracer.tracefile import Trace
 
-__all__ = ["Explainer", "Explanation", "Group", "Optimizer", "Overview"]
+__all__ = ["Explainer", "Explanation", "Group", "Optimizer", "Overview", "explainer_of"]
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,17 @@ class Overview:
 
 
 class Explainer:
-    """Answers questions about one trace."""
+    """Answers questions about one trace; with those of the other `ranks`, about the whole job."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, ranks: Mapping[int, Trace] | None = None) -> None:
         if not trace.calls:
             raise NothingRecorded(
                 "nothing-recorded",
                 f"{trace.path} holds no backward call: the script made none while it was recorded",
             )
         self.trace = trace
-        self.books = Books(trace)
-        self.names = Names(trace)
+        self.books = Books(trace, ranks)
+        self.names = self.books.names
         self.buffers = [
             buffer
             for buffer in trace.buffers
@@ -145,7 +149,8 @@ class Explainer:
         report: BalanceReport | None = None
         chain: tuple[Link, ...] = ()
         if whole:
-            orders = {e.call for e in ledger.history.entries} | {row.call for row in ledger.rows}
+            orders = {e.call for e in ledger.history.entries if self._is_own(e)}
+            orders |= {row.call for row in ledger.rows if self._is_own(row)}
             report = check_balance(self.trace, [c for c in self.trace.calls if c.order in orders])
             chain = self._chain(ledger)
         optimizer = optimizer_of(ledger)
@@ -155,18 +160,31 @@ class Explainer:
         )  # fmt: skip
 
     def _chain(self, ledger: Ledger) -> tuple[Link, ...]:
-        calls = [entry.call for entry in ledger.history.entries if entry.call is not None]
+        calls = [e.call for e in ledger.history.entries if e.call is not None and self._is_own(e)]
         if not calls:
             return ()
         facts = self.books.archive.call(calls[-1])
         return tuple(chain_of(facts, facts.writers[ledger.buffer]))
+
+    def _is_own(self, one: Entry | Row) -> bool:
+        """Whether it is of the rank that this trace is of."""
+        return one.rank in (None, self.books.rank)
+
+
+def explainer_of(run: Run, path: str | Path = "") -> Explainer:
+    """For a whole job, looked at from the rank that `path` is the file of.
+
+    Raises:
+        NothingRecorded: that rank recorded no backward call.
+    """
+    return Explainer(seen_from(run, path), run.ranks)
 
 
 def balance_of(ledger: Ledger) -> float | None:
     """How far the entries, times their factors, are from the content, relative to the norms."""
     content = ledger.history.content
     whole = content.measured if content is not None else None
-    if whole is None or whole.nonfinite or not ledger.history.entries:
+    if whole is None or whole.nonfinite or not ledger.history.entries or not _is_all_here(ledger):
         return None
     sums = [0.0] * len(terms(whole))
     scale = whole.norm
@@ -181,6 +199,13 @@ def balance_of(ledger: Ledger) -> float | None:
         return None
     off = max(abs(s - t) for s, t in zip(sums, terms(whole), strict=True))
     return off / scale if scale else 0.0
+
+
+def _is_all_here(ledger: Ledger) -> bool:
+    """Whether the parts of all ranks are known, if only as what is left over."""
+    missing = {rank for shared in ledger.history.shared for rank in shared.missing}
+    is_simulated = any(shared.is_simulated for shared in ledger.history.shared)
+    return not is_simulated and missing <= set(ledger.rest)
 
 
 def _grouped(found: Sequence[Explanation]) -> tuple[Group, ...]:

@@ -63,8 +63,9 @@ class Entry:
     """A contribution of one call that is still in the buffer, and what changed it there.
 
     `call` is None for content that was there before anything was recorded. `consumed` are the
-    orders of earlier steps that used it already. `rank` is where it comes from, if not from here:
-    `call` and `source` are then that rank's.
+    orders of earlier steps that used it already. `rank` is where it comes from: `call` is then that
+    rank's. `is_rest`: that rank's file is missing, and this is what is left over of an exchange. In
+    a simulation it stands for `copies` equal ranks, the members of the groups `met`.
     """
 
     call: int | None
@@ -73,17 +74,19 @@ class Entry:
     changes: tuple[Change, ...] = ()
     consumed: tuple[int, ...] = ()
     rank: int | None = None
+    is_rest: bool = False
+    copies: int = 1
+    met: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Shared:
     """An exchange that all of the content passed: what each rank put in was added, and came back.
 
-    `ranks` took part; the files of `missing` were not there, `without` had nothing in it. `by` says
-    who exchanged, in words, `operation` what was done. `factor` is that of the operation with
-    what its maker did right before and after it: 1/4 for an average over 4 ranks. `error` is how
-    far what left is from the sum of what entered, relative to the norms; None where a file is
-    missing. `rest` is what a single missing rank must have put in.
+    `ranks` took part; the files of `missing` were not there, `without` put in nothing but zeros.
+    `by` says who exchanged, `operation` what was done with the parts, `factor` what each of them
+    was multiplied with. `error` is how far what left is from the sum of what entered, relative to
+    the norms; None where a file is missing.
     """
 
     order: int
@@ -96,7 +99,6 @@ class Shared:
     without: tuple[int, ...] = ()
     error: float | None = None
     is_simulated: bool = False
-    divisor: Exact | None = None
 
 
 @dataclass(frozen=True)
@@ -351,18 +353,21 @@ class Book:
         return History(
             self._buffer, None if step is None else step.order, content, tuple(self._entries),
             self._emptied, self._emptied_at,
-            is_complete=all(entry.call is not None for entry in self._entries),
+            is_complete=all(e.call is not None or e.is_rest for e in self._entries),
             inside=None if step is None else self._at_work(step),
         )  # fmt: skip
 
     def _at_work(self, step: Step) -> int | None:
         """The last call that wrote the buffer, if it had not ended when the step began."""
-        calls = [entry.call for entry in self._entries if entry.call is not None]
+        calls = [e.call for e in self._entries if e.call is not None and self._is_own(e)]
         if not calls:
             return None
         last = self._archive.by_order[calls[-1]]
         is_running = isinstance(last, Call) and step.started < last.started + last.seconds
         return last.order if is_running and last.order < step.order else None
+
+    def _is_own(self, entry: Entry) -> bool:
+        return entry.rank in (None, self._archive.trace.info.rank)
 
     def _empty(self, words: str, event: Event) -> None:
         if self._entries:

@@ -14,7 +14,7 @@ from functools import cached_property
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import is_same, product
 from tracer.analysis.flow import CallFlow, Passed, flow_of
-from tracer.analysis.history import Archive, Change, Entry, History, fills_of, history_of
+from tracer.analysis.history import Archive, Change, Entry, History, fills_of, history_of, ratio
 from tracer.analysis.lines import LinesOfRanks
 from tracer.analysis.meetings import Meetings
 from tracer.analysis.network import Network, batch_below
@@ -61,7 +61,8 @@ class Row:
     `items` are those that count, `masked` those that a mask or an ignored target left out. `weight`
     is that of one item in what is consumed: the product of `loss` (in the graph, up to the items)
     and `after` (hooks, then changes of the buffer). None where `unknown` says why. `mean` is the
-    average weight where items differ.
+    average weight where items differ. `copies` is how many ranks it stands for, all taken to be
+    equal.
     """
 
     call: int
@@ -82,6 +83,7 @@ class Row:
     unknown: str = ""
     is_repeated: bool = False
     rank: int | None = None
+    copies: int = 1
 
     @property
     def total(self) -> Exact | None:
@@ -98,7 +100,8 @@ class Row:
 class Ledger:
     """One buffer at one step, on one rank.
 
-    `rest` are ranks whose part is only known as what is left over: their files are missing.
+    `rest` are ranks whose part is only known as what is left over: their files are missing. `alike`
+    are other ranks that consumed the same in this step, `unlike` those that consumed another.
     """
 
     buffer: int
@@ -109,6 +112,9 @@ class Ledger:
     unknown: str = ""
     fill: int | None = None
     rest: tuple[int, ...] = ()
+    rank: int | None = None
+    alike: tuple[int, ...] = ()
+    unlike: tuple[int, ...] = ()
 
     @property
     def norm(self) -> float | None:
@@ -213,8 +219,7 @@ class Books:
         unknown = ""
         for entry in history.entries:
             if entry.call is None:
-                is_rest = entry.rank is not None and entry.rank not in self.ranks
-                if not is_rest:
+                if not entry.is_rest:
                     unknown = "the buffer held something before anything was recorded"
                 continue
             found = self._rows_of(history.buffer, entry)
@@ -226,8 +231,33 @@ class Books:
             unknown = "no recorded backward call wrote it"
         own = [e for e in history.entries if e.rank in (None, self.rank)]
         replicas = max((self._replicas(history.buffer, e) for e in own), default=1)
-        rest = tuple(e.rank for e in history.entries if e.call is None and e.rank is not None)
-        return Ledger(history.buffer, step, history, tuple(rows), replicas, unknown, fill, rest)
+        rest = tuple(e.rank for e in history.entries if e.is_rest and e.rank is not None)
+        alike, unlike = self._compared(history, step)
+        return Ledger(
+            history.buffer, step, history, tuple(rows), replicas, unknown, fill, rest, self.rank,
+            alike, unlike,
+        )  # fmt: skip
+
+    def _compared(
+        self, history: History, step: Step | None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The other ranks that consumed the same content in this step, and those that did not."""
+        alike: list[int] = []
+        unlike: list[int] = []
+        content = history.content
+        is_whole = not self.trace.buffers[history.buffer].parts
+        if step is None or content is None or not is_whole:
+            return (), ()
+        for rank, buffer in self.same(history.buffer).items():
+            other = self.ranks[rank].consumed(buffer, step) if rank != self.rank else None
+            if other is not None and other.elements == content.elements:
+                (alike if ratio([content], other) == 1 else unlike).append(rank)
+        return tuple(alike), tuple(unlike)
+
+    def consumed(self, buffer: int, step: Step) -> Tensor | None:
+        """What this rank consumed of a buffer in the step that is called the same."""
+        own = self.step_like(step, buffer)
+        return None if own is None else self.archive.reading(own, buffer, "consumed")
 
     def _call_words(self, entry: Entry) -> str:
         books = self.ranks[self.rank if entry.rank is None else entry.rank]
@@ -308,6 +338,7 @@ class Books:
             largest=largest,
             unknown=unknown,
             is_repeated=bool(entry.consumed[:-1]),
+            copies=entry.copies,
         )
 
     def _replica(self, facts: CallFacts, ended: Ended) -> int | None:

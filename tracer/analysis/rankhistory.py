@@ -358,13 +358,14 @@ class _Receiver:
         change = _change("rank-operation", words, factor, self._exchange, False)
         if error is not None and error > self._tolerance():
             change = replace(change, factor=None, words=f"{words}: not what entered, added up")
-        entries = [replace(e, changes=(*e.changes, change)) for e in entries]
-        before = {c.factor for e in entries for c in e.changes if c.kind == "rank-before"}
+        entries = [replace(e, changes=_with(e.changes, change, world)) for e in entries]
+        if self._is_simulated:
+            entries = [_of_equals(entry, self._meeting.ranks, change) for entry in entries]
         shared = Shared(
-            self._exchange.order, self._meeting.ranks, self._by(), words,
-            product((factor, *before)) if len(before) < 2 else None, self._source(), missing,
+            self._exchange.order, self._meeting.ranks, self._by(), words, factor, self._source(),
+            missing,
             tuple(r for r in givers if _are_zero(self._offers[r].entered)), error,
-            self._is_simulated, self._book.divisor(self._exchange),
+            self._is_simulated,
         )  # fmt: skip
         return entries, shared
 
@@ -423,7 +424,7 @@ class _Receiver:
         if len(left) != 1 or left[0].measured is None or any(t.measured is None for t in known):
             return []
         measured = _less(left[0].measured, [t.measured for t in known if t.measured], factor)
-        return [Entry(None, Tensor(left[0].form, measured), None, rank=missing)]
+        return [Entry(None, Tensor(left[0].form, measured), rank=missing, is_rest=True)]
 
     def _by(self) -> str:
         wrapper = self._book.wrapper(self._exchange)
@@ -439,15 +440,15 @@ class _Receiver:
 
 def _operation(meeting: Meeting, world: int) -> str:
     words = {
-        "avg": f"averaged over {world} ranks",
-        "premul_sum": f"multiplied and added over {world} ranks",
-        "sum": f"added over {world} ranks",
+        "avg": f"average over {world:,} ranks",
+        "premul_sum": f"multiplied, then added over {world:,} ranks",
+        "sum": f"sum over {world:,} ranks",
     }
     if meeting.kind in ("broadcast", "scatter"):
         return f"broadcast from rank {meeting.root}"
     if meeting.kind in ("all_gather", "all_to_all"):
-        return f"gathered from {world} ranks"
-    return words.get(meeting.op, f"{meeting.op} over {world} ranks")
+        return f"gathered from {world:,} ranks"
+    return words.get(meeting.op, f"{meeting.op} over {world:,} ranks")
 
 
 def _kind(wrapper: Wrapper | None) -> str:
@@ -464,6 +465,16 @@ def _change(
     return Change(
         kind, words, factor, exchange.order, exchange.source, True, None, is_measured
     )  # fmt: skip
+
+
+def _with(changes: tuple[Change, ...], operation: Change, world: int) -> tuple[Change, ...]:
+    """The operation behind what came before; a wrapper that divides and then adds averages."""
+    last = changes[-1] if changes else None
+    is_divided = last is not None and last.kind == "rank-before" and not last.is_measured
+    if last is None or not is_divided or operation.factor != 1 or last.factor != Fraction(1, world):
+        return (*changes, operation)
+    words = f"{last.words.partition(' ')[0]} average over {world:,} ranks"
+    return (*changes[:-1], replace(operation, words=words, factor=last.factor))
 
 
 def _merged(entries: Sequence[Entry]) -> list[Entry]:
@@ -490,6 +501,14 @@ def _one_of(copies: Sequence[Entry]) -> Entry:
     last = first.changes[-1]
     again = Change("rank-operation", words, value, last.order, last.source)
     return replace(first, changes=(*first.changes, again))
+
+
+def _of_equals(entry: Entry, ranks: tuple[int, ...], change: Change) -> Entry:
+    """What all equal members of a group put in; those that met before have the same already."""
+    if ranks in entry.met:
+        again = replace(change, words=f"in it on {len(ranks)} ranks", factor=Fraction(len(ranks)))
+        return replace(entry, changes=(*entry.changes, again))
+    return replace(entry, copies=entry.copies * len(ranks), met=(*entry.met, ranks))
 
 
 def _are_zero(tensors: Sequence[Tensor]) -> bool:

@@ -6,31 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from tracer.analysis.axis import Axis
 from tracer.analysis.exact import is_same, product, said, tidy, total
 from tracer.analysis.ledger import Ledger, Row, Term
+from tracer.analysis.rankaxis import alone, named_ranks, of_ranks, ranks_axis
 from tracer.analysis.strand import Factor
 from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
 
-__all__ = ["Axis", "TermVerdict", "Verdict", "verdict_of"]
+__all__ = ["TermVerdict", "Verdict", "verdict_of"]
 
 ONE = Fraction(1)
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One line of the answer.
-
-    `verdict` is "mean", "sum", "SUM" (a sum that nobody divided), "UNEQUAL", "one", "none", "?" or
-    "-"; of the axis "afterwards" the factor.
-    `note` says what brought it about; `source` is the line.
-    """
-
-    name: str
-    verdict: str
-    words: str
-    note: str = ""
-    source: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +59,34 @@ class Verdict:
 
 def verdict_of(ledger: Ledger, trace: Trace) -> Verdict:
     """The answer for one buffer at one step."""
-    groups = _terms(sorted(ledger.rows, key=lambda row: (row.call, _line(row, trace))))
+    own = _verdict(alone(ledger), trace)
+    found = own if not ledger.history.shared else _verdict(_of_all(ledger), trace)
+    is_sum = all(term.kind == "sum" for term in own.terms) or any(
+        term.kind == "mean" for term in found.terms
+    )
+    axes = (*own.axes, ranks_axis(ledger, trace.info, is_sum))
+    return Verdict(axes, found.terms, found.words + _partly(ledger))
+
+
+def _verdict(ledger: Ledger, trace: Trace) -> Verdict:
+    """The answer for the rows of one rank, or of all; without the line of the ranks."""
+    groups = _terms(sorted(ledger.rows, key=lambda row: _place(row, trace)))
     terms = tuple(_term_verdict(rows[0].term, rows, ledger) for rows in groups)
     axes = [_items_axis(rows) for rows in groups]
     axes += [_replicas_axis(ledger, rows) for rows in groups[:1]]
     axes += _calls_axes(ledger, terms)
     axes += _buffer_axes(ledger, trace)
-    axes.append(_ranks_axis(trace))
     return Verdict(tuple(axes), terms, _sentence(ledger, terms))
+
+
+def _of_all(ledger: Ledger) -> Ledger:
+    return replace(ledger, rows=tuple(of_ranks(row) for row in ledger.rows))
+
+
+def _partly(ledger: Ledger) -> str:
+    """Whose items the answer does not speak of."""
+    missing = sorted({rank for shared in ledger.history.shared for rank in shared.missing})
+    return f"; without the items of {named_ranks(missing)}" if missing else ""
 
 
 def _terms(rows: Sequence[Row]) -> list[list[Row]]:
@@ -108,16 +114,18 @@ def _is_empty(row: Row) -> bool:
 
 def _differ_in_one_call(rows: Sequence[Row]) -> bool:
     """Whether one call and replica has rows that weigh differently."""
-    weights: dict[tuple[int, int | None], Exact | None] = {}
+    weights: dict[tuple[int | None, int, int | None], Exact | None] = {}
     for row in rows:
-        if not is_same(weights.setdefault((row.call, row.replica), row.weight), row.weight):
+        place = (row.rank, row.call, row.replica)
+        if not is_same(weights.setdefault(place, row.weight), row.weight):
             return True
     return False
 
 
-def _line(row: Row, trace: Trace) -> tuple[str, int]:
+def _place(row: Row, trace: Trace) -> tuple[int, int, str, int]:
     source = trace.sources.get(row.term.items) if row.term.items is not None else None
-    return (source.file, source.line) if source else ("", 0)
+    line = (source.file, source.line) if source else ("", 0)
+    return (row.rank or 0, row.call, *line)
 
 
 # The items of one loss.
@@ -322,13 +330,6 @@ def _only(rows: Sequence[Row], every: Sequence[Row], trace: Trace) -> str:
     if lines and not any(row.term.items in sources for row in every if row not in rows):
         return f", only of the loss at line {', '.join(map(str, sorted(lines)))}"
     return f", only of {len(rows)} of {len(every)} losses"
-
-
-def _ranks_axis(trace: Trace) -> Axis:
-    if trace.info.world < 2:
-        return Axis("ranks", "-", "single process")
-    words = f"rank {trace.info.rank} of {trace.info.world}: what the ranks exchange is not in here"
-    return Axis("ranks", "?", words)
 
 
 # All items of one loss together.

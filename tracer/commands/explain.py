@@ -6,23 +6,29 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from tracer.analysis.explain import Explainer, Explanation
+from tracer.analysis.explain import Explainer, Explanation, explainer_of
+from tracer.analysis.job import Job, job_of
 from tracer.commands.console import progress, wants_colour, write
 from tracer.commands.graph import Wish, save
 from tracer.commands.values import option, parse_count
 from tracer.errors import WrongUse
-from tracer.tracefile import Trace, load
+from tracer.runfiles import load_run
+from tracer.tracefile import Trace
 from tracer.views.explain import explanation_text, overview_text
 from tracer.views.explain_json import explanation_document, overview_document
 from tracer.views.explain_svg import explanation_svg
+from tracer.views.ranks import job_document, job_text
 from tracer.views.terminal import Ink, bytes_text, printable
 
-__all__ = ["add_options", "run"]
+__all__ = ["TRACE", "add_options", "run"]
+
+TRACE = "a file that `gradtrace trace` wrote; of a job of ranks any of them, or their folder"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("trace", metavar="TRACE", help="a file that `gradtrace trace` wrote")
+    parser.add_argument("trace", metavar="TRACE", help=TRACE)
     parser.add_argument(
         "parameter", metavar="PARAMETER", nargs="?",
         help="its name, or the end of it (default: the answers for the run)",
@@ -49,34 +55,42 @@ def run(options: argparse.Namespace) -> int:
         raise WrongUse("wrong-use", "--svg draws one parameter: found none, expected PARAMETER")
     if options.output and not options.svg:
         raise WrongUse("wrong-use", f"-o {options.output}: only --svg writes a file")
-    with load(options.trace) as trace:
-        explainer = Explainer(trace)
+    with load_run(options.trace) as traces:
+        explainer, job = explainer_of(traces, options.trace), job_of(traces)
         if options.parameter is None:
-            text = _of_run(explainer, options)
+            text = _of_run(explainer, job, options)
         else:
-            text = _of_parameter(explainer, options)
+            text = _of_parameter(explainer, job, options)
     write(text, sys.stdout)
     return 0
 
 
-def _of_run(explainer: Explainer, options: argparse.Namespace) -> str:
+def _of_run(explainer: Explainer, job: Job, options: argparse.Namespace) -> str:
     overview = explainer.overview(options.step)
     if options.json:
-        return _as_json(overview_document(overview, explainer.trace))
-    return overview_text(overview, explainer.trace, Ink(wants_colour(sys.stdout)))
+        return _as_json(overview_document(overview, explainer.trace), job)
+    ink = Ink(wants_colour(sys.stdout))
+    return _below(job, overview_text(overview, explainer.trace, ink), ink)
 
 
-def _of_parameter(explainer: Explainer, options: argparse.Namespace) -> str:
+def _of_parameter(explainer: Explainer, job: Job, options: argparse.Namespace) -> str:
     found = explainer.parameter(options.parameter, options.step)
     if options.json:
-        return _as_json(explanation_document(found, explainer.trace))
+        return _as_json(explanation_document(found, explainer.trace), job)
     if options.svg:
         return _drawn(found[-1], explainer.trace, options.output)
-    return explanation_text(found, explainer.trace, Ink(wants_colour(sys.stdout)))
+    ink = Ink(wants_colour(sys.stdout))
+    return _below(job, explanation_text(found, explainer.trace, ink), ink)
 
 
-def _as_json(document: object) -> str:
-    return json.dumps(document, indent=2) + "\n"
+def _below(job: Job, text: str, ink: Ink) -> str:
+    """The text under what has to be said of the job."""
+    head = job_text(job, ink)
+    return f"{head}\n{text}" if head else text
+
+
+def _as_json(document: dict[str, Any], job: Job) -> str:
+    return json.dumps({**document, "job": job_document(job)}, indent=2) + "\n"
 
 
 def _drawn(one: Explanation, trace: Trace, wanted: str | None) -> str:

@@ -8,8 +8,10 @@ import sys
 from dataclasses import asdict
 
 from tracer.analysis.contents import Contents, contents_of
+from tracer.analysis.job import Job, job_of, seen_from
 from tracer.commands.console import wants_colour, write
-from tracer.tracefile import load
+from tracer.runfiles import load_run
+from tracer.views.ranks import job_document, job_text
 from tracer.views.terminal import Ink, contents_text
 
 __all__ = ["SCHEMA", "add_options", "run"]
@@ -25,14 +27,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table or the document."""
-    with load(options.trace) as trace:
-        contents = contents_of(trace)
+    with load_run(options.trace) as traces:
+        shown = seen_from(traces, options.trace)
+        contents, job = contents_of(shown), job_of(traces)
     if options.json:
-        print(json.dumps(document(contents), indent=2))
-    else:
-        write(contents_text(contents, options.trace, Ink(wants_colour(sys.stdout))), sys.stdout)
+        print(json.dumps(document(contents, job), indent=2))
+        return 0
+    ink = Ink(wants_colour(sys.stdout))
+    head = job_text(job, ink)
+    text = contents_text(contents, str(shown.path), ink)
+    write(f"{head}\n{text}" if head else text, sys.stdout)
     return 0
 
 
-def document(contents: Contents) -> dict[str, object]:
-    return {"schema": SCHEMA, **asdict(contents)}
+def document(contents: Contents, job: Job) -> dict[str, object]:
+    return {"schema": SCHEMA, **asdict(contents), "job": job_document(job)}

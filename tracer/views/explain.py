@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import linecache
+from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 
+from tracer.analysis.axis import Axis
+from tracer.analysis.balance import Imbalance
 from tracer.analysis.exact import said
 from tracer.analysis.explain import Explanation, Group, Overview
+from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
 from tracer.analysis.notes import Note, Optimizer
+from tracer.analysis.rankaxis import named_ranks
 from tracer.analysis.strand import Factor
-from tracer.analysis.verdicts import Axis, TermVerdict
+from tracer.analysis.verdicts import TermVerdict
 from tracer.tracefile import Trace
 from tracer.views.labels import clipped, listed, number, operator, plural, short_line
 from tracer.views.terminal import Ink, printable, table
@@ -27,10 +33,11 @@ __all__ = [
 
 MOST_LINKS = 24
 MOST_ROWS = 16
+MOST_ENTRIES = 16
 MOST_PARAMETERS = 40
 MOST_FILLS = 12
 MOST_ANSWERS = 8
-LOUD = ("SUM", "UNEQUAL", "?")
+LOUD = ("SUM", "MEAN", "UNEQUAL", "?")
 
 
 class Lines:
@@ -200,12 +207,37 @@ def _rows_table(one: Explanation, lines: Lines) -> list[str]:
     rows = one.ledger.rows
     if not rows:
         return []
-    head = ("call", "replica", "items", "at the loss", "then", "at the optimizer", "total", "line")
-    cells = [head, *(_row_cells(row, lines) for row in rows[:MOST_ROWS])]
-    if not any(row.replica is not None for row in rows):
-        cells = [(cell[0], *cell[2:]) for cell in cells]
-    more = [f"... {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
+    head = ("rank", "call", "replica", "items", "at the loss", "then", "at the optimizer", "total",
+            "line")  # fmt: skip
+    told = _by_rank(rows, lines)
+    cells = [head, *told[:MOST_ROWS]]
+    is_told = [
+        any(row.rank is not None for row in rows), True,
+        any(row.replica is not None for row in rows), *[True] * 6,
+    ]  # fmt: skip
+    cells = [tuple(compress(cell, is_told)) for cell in cells]
+    more = [f"... {len(told) - MOST_ROWS} more"] if len(told) > MOST_ROWS else []
     return [*_columns(cells), *more]
+
+
+def _by_rank(rows: Sequence[Row], lines: Lines) -> list[tuple[str, ...]]:
+    """The cells of each row; what is the same on several ranks is told once."""
+    ranks: dict[tuple[str, ...], list[Row]] = {}
+    seen: Counter[tuple[object, ...]] = Counter()
+    for row in rows:
+        cells = _row_cells(row, lines)
+        key = (*cells, str(seen[row.rank, cells]))
+        seen[row.rank, cells] += 1
+        ranks.setdefault(key, []).append(row)
+    return [(_ranks(found), *cells[:-1]) for cells, found in ranks.items()]
+
+
+def _ranks(rows: Sequence[Row]) -> str:
+    """0-3: the ranks of equal rows, and of those that a simulated one stands for."""
+    if rows[0].copies > 1:
+        return f"{rows[0].copies:,} x"
+    known = [row.rank for row in rows if row.rank is not None]
+    return named_ranks(known).partition(" ")[2] if known else ""
 
 
 def _row_cells(row: Row, lines: Lines) -> tuple[str, ...]:
@@ -246,26 +278,34 @@ def _history_table(one: Explanation, lines: Lines) -> list[str]:
     rows: list[tuple[str, ...]] = []
     if history.emptied:
         rows.append(("emptied", history.emptied, "", "", lines.place(history.emptied_at)))
-    seen = set()
-    for entry, share in zip(history.entries, one.ledger.shares(), strict=True):
+    told = list(zip(history.entries, one.ledger.shares(), strict=True))
+    for entry, share in told[:MOST_ENTRIES]:
         measured = entry.tensor.measured if entry.tensor else None
-        call = [row.number for row in one.ledger.rows if row.call == entry.call]
-        name = f"call {call[0]}" if call else ("earlier content" if entry.call is None else "call")
         part = "" if share is None else f"{100 * share:.0f} % of the whole"
         norm = number(measured.norm) if measured else "?"
-        rows.append((name, f"adds |grad| {norm}", part, "", lines.place(entry.source)))
-        for change in entry.changes:
-            if change in seen or entry is not history.entries[-1]:
-                continue
-            seen.add(change)
-            value = f"x {said(change.factor)}" if change.factor is not None else "not a factor"
-            rows.append(("then", change.words, value, "", lines.place(change.source)))
+        about = "about " if entry.is_rest else ""
+        rows.append((_origin(one, entry), f"adds |grad| {about}{norm}", part, "",
+                     lines.place(entry.source)))  # fmt: skip
+    if len(told) > MOST_ENTRIES:
+        rows.append(("...", f"{len(told) - MOST_ENTRIES:,} more", "", "", ""))
+    for change in dict.fromkeys(history.entries[-1].changes if history.entries else ()):
+        value = f"x {said(change.factor)}" if change.factor is not None else "not a factor"
+        rows.append(("then", change.words, value, "", lines.place(change.source)))
     if one.ledger.step is not None:
         step = one.ledger.step
         lr = "" if one.optimizer is None else options_text(one.optimizer)
         rows.append((f"step {step.step}", f"{step.kind} takes |grad| {number(one.ledger.norm)}",
                      lr, "", lines.place(step.source)))  # fmt: skip
     return _columns(rows)
+
+
+def _origin(one: Explanation, entry: Entry) -> str:
+    """rank 1 call 2: where a contribution comes from."""
+    rank = "" if entry.rank is None else f"rank {entry.rank} "
+    if entry.call is None:
+        return f"{rank}(missing)" if entry.is_rest else f"{rank}earlier content"
+    numbers = [r.number for r in one.ledger.rows if (r.call, r.rank) == (entry.call, entry.rank)]
+    return f"{rank}call {numbers[0]}" if numbers else f"{rank}call"
 
 
 def options_text(optimizer: Optimizer) -> str:
@@ -308,15 +348,40 @@ def _balance(one: Explanation) -> list[str]:
     found = []
     if one.balance is not None:
         found.append(f"contributions x factors = what was consumed: {_balanced(one)}")
+    found += _exchanges(one)
     worst = f"to {report.worst:.0e}" if report.worst else "exactly"
     off = len(report.imbalances) + len(report.hooked)
     count = f"{report.fan_ins + report.buffers:,} sums in its calls"
-    by = "changed by hooks" if off and not report.imbalances else "off"
+    by = "off" if report.imbalances else _changers(report.hooked)
     found.append(f"{count}, {off} {by}, the rest {worst}" if off else f"{count}, balanced {worst}")
     for imbalance in [*report.imbalances, *report.hooked][:6]:
         factor = "" if imbalance.factor is None else f" x {imbalance.factor:.6g}"
         why = f" ({imbalance.explanation})" if imbalance.explanation else ""
         found.append(printable(f"{imbalance.what}: changed{factor}{why}"))
+    return found
+
+
+def _changers(explained: Sequence[Imbalance]) -> str:
+    """Who changed the sums that are off, and is known."""
+    shared = [one for one in explained if one.explanation.endswith(" ranks")]
+    if len(shared) == len(explained):
+        return "exchanged between ranks"
+    return "changed by hooks or exchanged between ranks" if shared else "changed by hooks"
+
+
+def _exchanges(one: Explanation) -> list[str]:
+    """Whether what left the exchanges is what all ranks put in."""
+    shared = one.ledger.history.shared
+    errors = [each.error for each in shared if each.error is not None]
+    found = []
+    if errors:
+        worst = f"to {max(errors):.0e}" if max(errors) else "exactly"
+        count = plural(len(errors), "exchange")
+        found.append(f"{count} between ranks: what left = what entered, added up: {worst}")
+    unchecked = [each for each in shared if each.error is None]
+    if unchecked:
+        why = "simulated" if unchecked[0].is_simulated else "a rank is missing"
+        found.append(f"{plural(len(unchecked), 'exchange')} not checked: {why}")
     return found
 
 

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from tracer.analysis.axis import Axis
 from tracer.analysis.chain import Link
 from tracer.analysis.exact import said
 from tracer.analysis.explain import Explanation, Overview
-from tracer.analysis.history import Change
+from tracer.analysis.history import Change, Shared
 from tracer.analysis.ledger import Row
 from tracer.analysis.notes import Note
 from tracer.analysis.strand import Factor
-from tracer.analysis.verdicts import Axis, TermVerdict
+from tracer.analysis.verdicts import TermVerdict
 from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
 
@@ -134,7 +135,8 @@ def _row(row: Row, trace: Trace) -> Document:
     source = row.reductions[-1].source if row.reductions else row.term.source
     samples = row.samples
     return {
-        "call": row.number, "replica": row.replica, "items": row.items, "masked": row.masked,
+        "rank": row.rank, "ranks": row.copies, "call": row.number, "replica": row.replica,
+        "items": row.items, "masked": row.masked,
         "samples": samples.count if samples else None,
         "elements_per_sample": samples.each if samples else None,
         "weight_at_loss": _exact(row.weight_at_loss), "weight": _exact(row.weight),
@@ -163,9 +165,15 @@ def _history(one: Explanation, trace: Trace) -> Document:
         "is_complete": history.is_complete,
         "closure_evaluations": history.evaluations,
         "used_again_by": _step_numbers(history.again, trace),
+        "exchanges": [_shared(shared, trace) for shared in history.shared],
         "contributions": [
             {
-                "call": next((r.number for r in one.ledger.rows if r.call == entry.call), None),
+                "rank": entry.rank,
+                "is_left_over": entry.is_rest,
+                "call": next(
+                    (r.number for r in one.ledger.rows
+                     if (r.call, r.rank) == (entry.call, entry.rank)), None,
+                ),
                 "norm": _real(entry.tensor.measured.norm)
                 if entry.tensor and entry.tensor.measured else None,
                 "share": _real(share),
@@ -175,6 +183,15 @@ def _history(one: Explanation, trace: Trace) -> Document:
             }
             for entry, share in zip(history.entries, one.ledger.shares(), strict=True)
         ],
+    }  # fmt: skip
+
+
+def _shared(shared: Shared, trace: Trace) -> Document:
+    return {
+        "by": shared.by, "operation": shared.operation, "factor": _exact(shared.factor),
+        "ranks": list(shared.ranks), "missing": list(shared.missing),
+        "without": list(shared.without), "error": _real(shared.error),
+        "simulated": shared.is_simulated, **_place(shared.source, trace),
     }  # fmt: skip
 
 
