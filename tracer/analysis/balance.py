@@ -319,6 +319,8 @@ def _changed_inside(trace: Trace, buffer: int, books: Sequence[_Book]) -> str:
     exchanged = _exchanged_inside(trace, buffer, {book.call.order for book in books})
     if exchanged:
         return exchanged
+    if trace.info.world > 1 and not trace.exchanges:
+        return f"exchange between {trace.info.world} ranks, which is not recorded"
     start = min(book.call.started for book in books)
     end = max(book.call.started + book.call.seconds for book in books)
     for reset in trace.resets:
