@@ -486,7 +486,7 @@ def test_a_file_that_is_no_trace_is_not_replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["tracer.record.hooks._identity", "tracer.record.sources.Sources.origin"]
+    "place", ["tracer.record.hooks.identity", "tracer.record.sources.Sources.origin"]
 )
 def test_a_fault_of_the_tracer_stops_recording_and_nothing_else(
     path: Path, monkeypatch: pytest.MonkeyPatch, place: str
