@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "trace": "run a script unmodified, record its gradients, draw them",
     "explain": "say why a gradient has its size: what was summed, what was averaged, where",
+    "diff": "compare two runs of one model: by which factor, and where they part",
     "graph": "draw or export the graph of a trace, or a part of it",
     "info": "say what is in a trace",
 }

@@ -1,0 +1,1 @@
+"""Two runs of one model compared: gradients, steps, ledgers, and where they part."""

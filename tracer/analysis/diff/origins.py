@@ -1,0 +1,331 @@
+"""Where two runs part if no factor explains it: weights, graph, data, or one node of the backward.
+
+Each finding is a claim about recorded facts. They are looked for in the order of their power: runs
+that begin with other weights differ in everything else, and that is then no news.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from tracer.analysis.callfacts import CallFacts, Tensor
+from tracer.analysis.diff.partners import Partnership
+from tracer.analysis.diff.relation import Relation, related
+from tracer.analysis.diff.sides import Moment, Side
+from tracer.analysis.diff.stages import Parting
+from tracer.analysis.diff.timeline import Comparison
+from tracer.analysis.exact import is_same, product, rounding
+from tracer.analysis.ledger import Row
+from tracer.events import Call
+from tracer.semantics.effects import Exact
+
+__all__ = ["Origin", "losses_of", "origins_of"]
+
+MOST_NODES = 30_000
+MOST_PLACES = 4
+DROPPING = ("NativeDropout", "FusedDropout")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A place or a fact where the two runs are not the same, or, of kind "data", surely are.
+
+    `kind` is "weights", "graph", "option", "items" (not as many), "loss", "data", "node" or
+    "random". The lines are those of A and of B.
+    """
+
+    kind: str
+    words: str
+    source_a: int | None = None
+    source_b: int | None = None
+
+
+def origins_of(
+    a: Side,
+    b: Side,
+    comparison: Comparison,
+    pairs: Sequence[Partnership],
+    partings: Sequence[Parting],
+    *,
+    is_first: bool,
+) -> list[Origin]:
+    """What is known of where the gradients of one moment part."""
+    found = list(_weights(a, b, pairs))
+    differing = comparison.of_kind("multiple", "near", "different", "only-a", "only-b")
+    if not differing or (comparison.is_proportional_where_both and not found):
+        return []
+    match = differing[0]
+    calls = (a.calls(match.a), b.calls(match.b))
+    if not all(calls):
+        return found
+    first = (a.books.archive.call(calls[0][0].order), b.books.archive.call(calls[1][0].order))
+    found += _graphs(a, b, *first)
+    found += _losses(a, b, (match.a, match.b), partings)
+    is_explained = any(origin.kind in ("weights", "graph", "loss") for origin in found)
+    if len(calls[0]) == len(calls[1]) and not is_explained:
+        found += islice(_nodes(a, b, *calls), 1)
+    return found + list(_randomness(*first))
+
+
+# The weights that the runs began with.
+
+
+def _weights(a: Side, b: Side, pairs: Sequence[Partnership]) -> Iterator[Origin]:
+    known = [(pair, a.value(pair.a), b.value(pair.b)) for pair in pairs]
+    values = [(pair, one, other) for pair, one, other in known if one and other]
+    differ = [
+        pair
+        for pair, one, other in values
+        if related(one, other, rounding(a.trace.buffers[pair.a].dtype)).factor != 1
+        and not (one.largest == 0 == other.largest)
+    ]
+    if differ:
+        words = f"the weights differ from the start: {len(differ)} of {len(values)} parameters"
+        yield Origin("weights", f"{words}, the first is {differ[0].name_a}")
+
+
+# The graphs of the first call: nodes that only one has, attributes that differ.
+
+
+def _graphs(a: Side, b: Side, one: CallFacts, other: CallFacts) -> Iterator[Origin]:
+    left, right = _census(a, one), _census(b, other)
+    only = [*_extra("A", left - right, a, one), *_extra("B", right - left, b, other)]
+    yield from only[:MOST_PLACES]
+    if len(only) > MOST_PLACES:
+        more = len(only) - MOST_PLACES
+        yield Origin("graph", f"and {more} more modules in which their graphs differ")
+    if not only:
+        yield from islice(_options(a, one, other), MOST_PLACES)
+
+
+def _extra(
+    which: str, extra: Counter[tuple[str, str]], side: Side, facts: CallFacts
+) -> Iterator[Origin]:
+    """Module by module, the nodes that the other graph has not, or not as many of."""
+    places: dict[str, list[str]] = {}
+    for (name, place), count in extra.items():
+        places.setdefault(place, []).append(f"{count} x {name}" if count > 1 else name)
+    for place, names in places.items():
+        index = next(i for i in facts.order if _kind(side, facts, i)[1] == place)
+        source = facts.node(index).source
+        words = f"only {which} has in {place}: {', '.join(sorted(names)[:4])}"
+        yield Origin("graph", words, *((source, None) if which == "A" else (None, source)))
+
+
+def _census(side: Side, facts: CallFacts) -> Counter[tuple[str, str]]:
+    """The nodes inside modules; of those around them the ledgers tell."""
+    return Counter(
+        _kind(side, facts, index) for index in facts.order if facts.node(index).module is not None
+    )
+
+
+def _kind(side: Side, facts: CallFacts, index: int) -> tuple[str, str]:
+    node = facts.node(index)
+    place = side.names.place(node.module)
+    name = node.custom.rpartition(".")[2] or node.name
+    return (name, (place.path or place.kind) if place is not None else "")
+
+
+def _options(a: Side, one: CallFacts, other: CallFacts) -> Iterator[Origin]:
+    """Saved attributes that differ on nodes that correspond; sizes follow from the batch."""
+    if not _is_alike(one, other):
+        return
+    for index in one.order:
+        left, right = one.saved(index), other.saved(index)
+        for name in left.keys() & right.keys():
+            if left[name] != right[name] and _is_option(name, left[name]):
+                node = one.node(index)
+                values = f"{left[name]} in A and {right[name]} in B"
+                words = f"{node.called or node.name}: {name} is {values}"
+                yield Origin("option", words, node.source, other.node(index).source)
+
+
+def _is_option(name: str, value: Any) -> bool:
+    return isinstance(value, bool | float | str) and "size" not in name and name != "total_weight"
+
+
+def _is_alike(one: CallFacts, other: CallFacts) -> bool:
+    """Whether two graphs have the same nodes in the same places."""
+    left, right = one.structure, other.structure
+    return left.edges == right.edges and [n.name for n in left.nodes] == [
+        n.name for n in right.nodes
+    ]
+
+
+# What the losses say of the data.
+
+
+def losses_of(side: Side, moment: Moment, parting: Parting | None, which: str) -> float | None:
+    """The losses of all items of a window added up, each as it is before any reduction.
+
+    The value of a root is the sum of its items' losses times their weight, if all weigh the same.
+    """
+    if parting is None:
+        return None
+    term = parting.a if which == "a" else parting.b
+    whole = 0.0
+    for call in side.calls(moment):
+        rows = [row for row in term.rows if row.call == call.order]
+        if not rows:
+            continue  # of another loss, or of another optimizer's parameters
+        weight = rows[0].weight_at_loss
+        if not weight or not all(is_same(row.weight_at_loss, weight) for row in rows):
+            return None
+        value = _value(side, call)
+        start = product(f.value for f in rows[0].loss if f.kind == "start")
+        if value is None or start is None:
+            return None
+        whole += value * float(start) / float(weight)
+    return whole
+
+
+def _value(side: Side, call: Call) -> float | None:
+    """What the roots of a call add up to."""
+    facts = side.books.archive.call(call.order)
+    values = [facts.tensor(r.form, r.value).measured for r in facts.layout.roots]
+    if not values or any(v is None or v.nonfinite or isinstance(v.sum, complex) for v in values):
+        return None
+    return sum(float(v.sum.real) for v in values if v is not None)
+
+
+def _losses(
+    a: Side, b: Side, moments: tuple[Moment, Moment], partings: Sequence[Parting]
+) -> Iterator[Origin]:
+    ratio = _shared_ratio(partings)
+    parting = partings[0] if partings and (len(partings) == 1 or ratio is not None) else None
+    one = losses_of(a, moments[0], parting, "a")
+    other = losses_of(b, moments[1], parting, "b")
+    items = tuple(
+        _items(side, moment, term.rows)
+        for side, moment, term in (
+            (a, moments[0], parting.a if parting else None),
+            (b, moments[1], parting.b if parting else None),
+        )
+        if term is not None
+    )
+    if parting is None or one is None or other is None:
+        if not any(p.parted or p.weighings or p.unknown for p in partings):
+            yield from _first_values(a, b, moments)
+    elif items[0] != items[1]:
+        words = f"the losses are of {items[0]} items in A and of {items[1]} in B"
+        yield Origin("items", words, parting.a.term.source, parting.b.term.source)
+    elif abs(one - other) <= 1e-4 * max(abs(one), abs(other)):
+        words = f"the losses of the {items[0]} items add up to {one:.6g} in both: the same data"
+        yield Origin("data", words, parting.a.term.source, parting.b.term.source)
+    else:
+        words = f"the losses of the {items[0]} items add up to {one:.6g} in A and {other:.6g} in B"
+        yield Origin("loss", words, parting.a.term.source, parting.b.term.source)
+
+
+def _items(side: Side, moment: Moment, rows: Sequence[Row]) -> int:
+    window = {call.order for call in side.calls(moment)}
+    return sum(row.items for row in rows if row.call in window)
+
+
+def _shared_ratio(partings: Sequence[Parting]) -> Exact | None:
+    """What an item of every loss weighs in B beside A, at the loss, if it is one number."""
+    ratios = []
+    for parting in partings:
+        one, other = parting.a.rows[0].weight_at_loss, parting.b.rows[0].weight_at_loss
+        if not one or other is None:
+            return None
+        ratios.append(other / one)
+    return ratios[0] if ratios and all(is_same(r, ratios[0]) for r in ratios) else None
+
+
+def _first_values(a: Side, b: Side, moments: tuple[Moment, Moment]) -> Iterator[Origin]:
+    """Call by call, where there are as many."""
+    left, right = a.calls(moments[0]), b.calls(moments[1])
+    if len(left) != len(right):
+        return
+    for number, (one, other) in enumerate(zip(left, right, strict=True), start=1):
+        values = (_value(a, one), _value(b, other))
+        if None in values or values[0] is None or values[1] is None:
+            return
+        if abs(values[0] - values[1]) > 1e-4 * max(abs(values[0]), abs(values[1])):
+            told = f"{values[0]:.6g} in A, {values[1]:.6g} in B"
+            words = f"the loss of backward call {number} is {told}"
+            yield Origin("loss", words, one.source, other.source)
+            return
+
+
+# The first node that makes of the same gradient another one.
+
+
+def _nodes(a: Side, b: Side, left: Sequence[Call], right: Sequence[Call]) -> Iterator[Origin]:
+    for number, (one, other) in enumerate(zip(left, right, strict=True), start=1):
+        facts = (a.books.archive.call(one.order), b.books.archive.call(other.order))
+        if _is_alike(*facts) and len(facts[0].structure.nodes) <= MOST_NODES:
+            yield from _parting_nodes(a, *facts, number)
+
+
+def _parting_nodes(a: Side, one: CallFacts, other: CallFacts, number: int) -> Iterator[Origin]:
+    twins = {sent.number: sent for sents in other.leaving.values() for sent in sents}
+    for index in one.order:
+        factor = _factor_at(one, other, index)
+        if factor is None:
+            continue
+        for sent in one.leaving.get(index, ()):
+            twin = twins.get(sent.number)
+            if twin is None:
+                continue
+            relation = _between(sent.tensor, twin.tensor)
+            if _is_off(relation, factor):
+                yield Origin("node", _told(a, one, index, number, relation),
+                             one.node(index).source, other.node(index).source)  # fmt: skip
+                return
+
+
+def _factor_at(one: CallFacts, other: CallFacts, index: int) -> Exact | None:
+    """The factor of all that the node received, None if there is no such."""
+    left, right = one.received.get(index, {}), other.received.get(index, {})
+    if not left or left.keys() != right.keys():
+        return None
+    found = [_between(left[place], right[place]) for place in left]
+    factors = [relation.factor for relation in found if relation.kind == "multiple"]
+    is_one = len(factors) == len(found) and all(is_same(f, factors[0], 1e-4) for f in factors)
+    return factors[0] if is_one else None
+
+
+def _between(left: Tensor, right: Tensor) -> Relation:
+    tolerance = max(rounding(left.form.dtype), rounding(right.form.dtype))
+    return related(left.measured, right.measured, tolerance)
+
+
+def _is_off(relation: Relation, factor: Exact) -> bool:
+    if relation.kind == "multiple":
+        return not is_same(relation.factor, factor, 1e-3)
+    return relation.kind in ("different", "only-a", "only-b")
+
+
+def _told(a: Side, facts: CallFacts, index: int, number: int, relation: Relation) -> str:
+    name, place = _kind(a, facts, index)
+    node = facts.node(index)
+    called = f" ({node.called})" if node.called else ""
+    where = f" in {place}" if place else ""
+    return (
+        f"in backward call {number} both reach {name}{called}{where} with the same gradient and "
+        "leave it with another"
+    )
+
+
+def _randomness(one: CallFacts, other: CallFacts) -> Iterator[Origin]:
+    """Functions that draw random numbers, in both."""
+    drawing = [next((i for i in facts.order if _drops(facts, i)), None) for facts in (one, other)]
+    if drawing[0] is not None and drawing[1] is not None:
+        sources = (one.node(drawing[0]).source, other.node(drawing[1]).source)
+        yield Origin("random", "both drop values at random (dropout)", *sources)
+
+
+def _drops(facts: CallFacts, index: int) -> bool:
+    node = facts.node(index)
+    module = facts.trace.modules.get(node.module) if node.module is not None else None
+    return (
+        node.name.startswith(DROPPING)
+        or node.called.endswith(("dropout", "dropout_"))
+        or (module is not None and "Dropout" in module.kind)
+    )

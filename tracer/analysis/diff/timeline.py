@@ -1,0 +1,151 @@
+"""The gradients that two runs consumed, moment by moment, and how they relate at each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from tracer.analysis.diff.partners import Partnership
+from tracer.analysis.diff.relation import (
+    Cluster,
+    Cosine,
+    Relation,
+    clusters_of,
+    joint_cosine,
+    related,
+)
+from tracer.analysis.diff.sides import Moment, Side
+from tracer.analysis.exact import is_same
+from tracer.semantics.effects import Exact
+
+__all__ = ["Comparison", "Match", "timeline"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """One parameter at one moment of both runs."""
+
+    pair: Partnership
+    a: Moment
+    b: Moment
+    relation: Relation
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every parameter that was consumed at one moment of A and one of B.
+
+    `numbers` are those of the steps (or of the fillings, of runs without steps).
+    """
+
+    numbers: tuple[int, int]
+    is_step: bool
+    matches: tuple[Match, ...]
+
+    def of_kind(self, *kinds: str) -> list[Match]:
+        return [match for match in self.matches if match.relation.kind in kinds]
+
+    @property
+    def clusters(self) -> list[Cluster]:
+        """Groups of parameters that share a factor; their members count in `matches`."""
+        return clusters_of([match.relation for match in self.matches])
+
+    @property
+    def compared(self) -> list[Match]:
+        """Those that have something to compare: not both zero, absent, or mere rounding."""
+        return [m for m in self.matches if m.relation.kind not in ("zero", "absent", "rounding")]
+
+    @property
+    def is_proportional(self) -> bool:
+        """Whether one factor holds for all that can be compared."""
+        return all(m.relation.kind == "multiple" for m in self.compared) and len(self.clusters) < 2
+
+    @property
+    def is_proportional_where_both(self) -> bool:
+        """The same of the parameters that get a gradient in both runs."""
+        kinds = {m.relation.kind for m in self.compared} - {"absent-a", "absent-b"}
+        return kinds <= {"multiple"} and len(self.clusters) < 2
+
+    @property
+    def is_same(self) -> bool:
+        return self.is_proportional and all(cluster.is_same for cluster in self.clusters)
+
+    @property
+    def cosine(self) -> Cosine | None:
+        """Of all gradients laid end to end."""
+        return joint_cosine([match.relation for match in self.matches])
+
+    def is_like(self, other: Comparison) -> bool:
+        """Whether the two runs relate in the same way here and there."""
+        return _signature(self) == _signature(other)
+
+
+def _signature(comparison: Comparison) -> object:
+    factors = tuple(float(f"{float(c.factor):.4g}") for c in comparison.clusters[:8])
+    kinds = {m.relation.kind for m in comparison.compared} - {"multiple"}
+    return factors, tuple(sorted(kinds))
+
+
+def timeline(a: Side, b: Side, pairs: Sequence[Partnership]) -> list[Comparison]:
+    """Every moment that both runs have, in order."""
+    found: dict[tuple[int, int], list[Match]] = {}
+    for pair in pairs:
+        for one, other in _aligned(a.moments(pair.a), b.moments(pair.b)):
+            relation = _relation(a, b, pair, one, other)
+            match = Match(pair, one, other, relation)
+            found.setdefault((one.number, other.number), []).append(match)
+    return [
+        Comparison(numbers, matches[0].a.step is not None, tuple(_settled(matches)))
+        for numbers, matches in sorted(found.items())
+    ]
+
+
+def _settled(matches: Sequence[Match]) -> list[Match]:
+    """A gradient of one element is a multiple of any other: it goes with the larger ones.
+
+    So does one that is near to a multiple, where others differ wholly: of few elements some are.
+    """
+    larger = [m.relation for m in matches if m.relation.elements > 1]
+    factors = [cluster.factor for cluster in clusters_of(larger)]
+    if not any(r.kind in ("multiple", "near", "different") for r in larger):
+        return list(matches)
+    differs = any(relation.kind == "different" for relation in larger)
+    return [
+        replace(match, relation=replace(match.relation, kind="different"))
+        if _is_alone(match.relation, factors) or (differs and match.relation.kind == "near")
+        else match
+        for match in matches
+    ]
+
+
+def _is_alone(relation: Relation, factors: Sequence[Exact]) -> bool:
+    """Whether it is one element whose factor no larger gradient has."""
+    return (
+        relation.elements == 1
+        and relation.kind == "multiple"
+        and not any(is_same(relation.factor, f, 4 * relation.tolerance) for f in factors)
+    )
+
+
+def _aligned(a: Sequence[Moment], b: Sequence[Moment]) -> Iterable[tuple[Moment, Moment]]:
+    """By the number of the step; one by one where the numbers do not meet."""
+    if len(a) == 1 or len(b) == 1:
+        return zip(a, b, strict=False)
+    numbered = {moment.number: moment for moment in b}
+    shared = [(moment, numbered[moment.number]) for moment in a if moment.number in numbered]
+    if 2 * len(shared) >= min(len(a), len(b)):
+        return shared
+    return zip(a, b, strict=False)
+
+
+def _relation(a: Side, b: Side, pair: Partnership, one: Moment, other: Moment) -> Relation:
+    left, right = a.content(pair.a, one), b.content(pair.b, other)
+    if left is None or right is None:
+        kinds = {(True, True): "absent", (True, False): "absent-a", (False, True): "absent-b"}
+        return Relation(kinds[left is None, right is None])
+    tolerance = max(a.tolerance(pair.a, one), b.tolerance(pair.b, other))
+    found = related(left.measured, right.measured, tolerance)
+    if found.kind not in ("near", "different"):
+        return found
+    noise = (a.noise(pair.a, one), b.noise(pair.b, other))
+    return related(left.measured, right.measured, tolerance, noise)

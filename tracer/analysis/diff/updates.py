@@ -1,0 +1,127 @@
+"""What two optimizers make of their gradients: the step of a parameter in B beside that in A."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tracer.analysis.diff.sides import Side
+from tracer.analysis.diff.timeline import Comparison, Match
+from tracer.analysis.exact import DOUBLE, is_same, tidy
+from tracer.analysis.explain import Optimizer
+from tracer.semantics.effects import Exact
+
+__all__ = ["Update", "Updates", "updates_of"]
+
+COUNTED = {"lr", "weight_decay", "maximize", "momentum"}
+"""Options that are compared by what they come to."""
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How the step of a parameter in B relates to that in A.
+
+    `kind` is "none" (nothing consumed it), "linear" (SGD on both sides: `ratio` is the step of B
+    over that of A, gradient and learning rate together), "adaptive" (a constant factor cancels but
+    for eps and coupled decay: `ratio` is that of the learning rates), "unlike" (two kinds of
+    optimizer) or "unknown". `decay` is lr x weight decay of A and of B where it acts on the
+    weights. `options` are those that differ, with their two values.
+    """
+
+    kind: str
+    kinds: tuple[str, str]
+    ratio: Exact | None = None
+    gradient: Exact | None = None
+    lr: tuple[float | None, float | None] = (None, None)
+    decay: tuple[float, float] = (0.0, 0.0)
+    momentum: tuple[float, float] = (0.0, 0.0)
+    options: tuple[tuple[str, Any, Any], ...] = ()
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both take the same step, as far as it can be told."""
+        if self.kind == "none":
+            return True
+        same = is_same(self.ratio, tidy(1.0)) and is_near(*self.decay) and is_near(*self.momentum)
+        left = {name for name, _, _ in self.options} - {
+            "lr",
+            "weight_decay",
+            "maximize",
+            "momentum",
+        }
+        return same and self.kind in ("linear", "adaptive") and not left
+
+
+@dataclass(frozen=True)
+class Update:
+    """Parameters whose steps relate alike."""
+
+    updates: Updates
+    members: tuple[Match, ...]
+
+
+def is_near(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+
+
+IDLE = ("foreach", "fused", "capturable", "differentiable", "initial_lr")
+"""Options that change how a step is computed, or nothing, but not what it does."""
+
+
+def updates_of(a: Side, b: Side, comparison: Comparison) -> list[Update]:
+    """Parameters grouped by how their steps relate, the largest group first."""
+    factors = {n: cluster.factor for cluster in comparison.clusters for n in cluster.members}
+    groups: dict[Updates, list[Match]] = {}
+    for place, match in enumerate(comparison.matches):
+        if match.relation.kind in ("absent", "absent-a", "absent-b"):
+            continue
+        groups.setdefault(_updates(a, b, match, factors.get(place)), []).append(match)
+    found = [Update(updates, tuple(members)) for updates, members in groups.items()]
+    return sorted(found, key=lambda one: -len(one.members))
+
+
+def _updates(a: Side, b: Side, match: Match, gradient: Exact | None) -> Updates:
+    one, other = match.a.step, match.b.step
+    if one is None or other is None:
+        kinds = (one.kind if one else "", other.kind if other else "")
+        return Updates("none" if one is other else "unlike", kinds)
+    left, right = a.options(match.pair.a, match.a), b.options(match.pair.b, match.b)
+    lr = (_number(left, "lr"), _number(right, "lr"))
+    rates = None if lr[0] is None or lr[1] is None or not lr[0] else tidy(lr[1] / lr[0], DOUBLE)
+    kind = _kind(one.kind, other.kind, a.optimizer(match.pair.a, match.a))
+    ratio = rates if kind == "adaptive" else None
+    if kind == "linear" and rates is not None and gradient is not None:
+        sign = -1 if bool(left.get("maximize")) != bool(right.get("maximize")) else 1
+        ratio = rates * gradient * sign
+    return Updates(
+        kind, (one.kind, other.kind), ratio, gradient, lr, (_decay(left), _decay(right)),
+        (_number(left, "momentum") or 0.0, _number(right, "momentum") or 0.0),
+        _differing(left, right),
+    )  # fmt: skip
+
+
+def _kind(a: str, b: str, optimizer: Optimizer | None) -> str:
+    if optimizer is None or a != b:
+        return "unlike"
+    return "linear" if optimizer.is_linear else "adaptive" if optimizer.is_adaptive else "unknown"
+
+
+def _number(options: Mapping[str, Any], name: str) -> float | None:
+    value = options.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _decay(options: Mapping[str, Any]) -> float:
+    """How much of a weight one step takes away, where decay acts on the weight itself."""
+    return (_number(options, "weight_decay") or 0.0) * (_number(options, "lr") or 0.0)
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
+    names = dict.fromkeys((*a, *b))
+    pairs = [(name, _plain(a.get(name)), _plain(b.get(name))) for name in names]
+    return tuple(p for p in pairs if p[0] not in IDLE and p[1] != p[2])
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,74 @@
+"""`gradtrace diff`: two runs of one model, or two steps of one run, compared."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from tracer.analysis.diff.difference import compare
+from tracer.analysis.diff.sides import Side
+from tracer.commands.console import progress, wants_colour, write
+from tracer.commands.values import option, parse_count
+from tracer.errors import WrongUse
+from tracer.tracefile import load
+from tracer.views.diff import difference_text
+from tracer.views.terminal import Ink
+
+__all__ = ["add_options", "run"]
+
+DIFFERENT = 1
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="TRACE", help="a file that `gradtrace trace` wrote")
+    parser.add_argument(
+        "b", metavar="TRACE", nargs="?",
+        help="the trace to compare it with; without one, two steps of the first: --step 3 --step 7",
+    )  # fmt: skip
+    parser.add_argument(
+        "--step", type=option(parse_count), action="append", default=[], metavar="N",
+        help="this optimizer step of both; given twice, that of the first and that of the second",
+    )  # fmt: skip
+    parser.add_argument(
+        "--parameter", metavar="NAME", help="only this one; the end of its name is enough"
+    )
+    parser.add_argument(
+        "--exit-code", action="store_true", help="exit with 1 if there is a difference"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what the two have in common and where they part."""
+    steps = _steps(options)
+    with ExitStack() as stack:
+        paths = [Path(options.a), Path(options.b or options.a)]
+        traces = [stack.enter_context(load(path)) for path in paths]
+        sides = [
+            Side(trace, _label(path, step, is_one=options.b is None), step)
+            for trace, path, step in zip(traces, paths, steps, strict=True)
+        ]
+        with progress("comparing"):
+            found = compare(sides[0], sides[1], options.parameter)
+        write(difference_text(found, Ink(wants_colour(sys.stdout))), sys.stdout)
+    return DIFFERENT if options.exit_code and not found.is_none else 0
+
+
+def _steps(options: argparse.Namespace) -> tuple[int | None, int | None]:
+    """The step of each side, None for all that both have."""
+    steps = options.step
+    if len(steps) > 2:
+        raise WrongUse("wrong-use", f"--step was given {len(steps)} times, expected at most 2")
+    if options.b is None and len(steps) < 2:
+        raise WrongUse(
+            "wrong-use",
+            "one trace and not two steps of it: give a second trace, or --step twice",
+        )
+    if not steps:
+        return None, None
+    return steps[0], steps[-1]
+
+
+def _label(path: Path, step: int | None, *, is_one: bool) -> str:
+    return f"{path} step {step}" if is_one else str(path)

@@ -1,0 +1,628 @@
+"""What `diff` says on a terminal: proportional or not, the steps, where they part, the setup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+from tracer.analysis.diff.difference import Difference, Exhibit
+from tracer.analysis.diff.origins import Origin
+from tracer.analysis.diff.partners import Partners
+from tracer.analysis.diff.relation import Cosine
+from tracer.analysis.diff.sides import Side
+from tracer.analysis.diff.stages import Cell, Parting, Stage, Weighing
+from tracer.analysis.diff.timeline import Comparison, Match
+from tracer.analysis.diff.updates import Updates
+from tracer.analysis.exact import is_same, said
+from tracer.analysis.verdicts import TermVerdict
+from tracer.semantics.effects import Exact
+from tracer.views.explain import Lines
+from tracer.views.labels import listed, number, plural
+from tracer.views.terminal import Ink, printable, table
+
+__all__ = ["difference_text", "gradient_sentences", "headline", "parting_sentences"]
+
+MOST_TABLES = 3
+MOST_WEIGHINGS = 12
+MOST_NAMES = 3
+REDUCED = 1e-4
+"""Gradients that are apart by more than this were computed in less than float32."""
+
+STAGES = {
+    "in the loss": "in the loss", "afterwards": "behind the loss", "items": "at the items",
+    "replicas": "at the replicas", "backward calls": "at the backward calls",
+}  # fmt: skip
+NOT_COMPARED = {
+    "zero": "zero in both",
+    "rounding": "nothing but rounding in both (their sums cancel)",
+    "absent": "without a gradient in both",
+    "nonfinite": "not finite",
+    "unknown": "not measured",
+}
+
+
+def difference_text(found: Difference, ink: Ink) -> str:
+    """The whole answer, in the order in which one asks."""
+    lines = (Lines(found.a.trace), Lines(found.b.trace))
+    blocks = [
+        _runs(found, ink),
+        [ink.bold(printable(headline(found)))],
+        _section("gradients", gradient_sentences(found), ink),
+        _section("steps", _step_sentences(found), ink),
+        _section("where they part", parting_sentences(found, lines), ink),
+        *_tables(found, lines, ink),
+        _section("what else differs", _settings(found), ink, is_table=True),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _runs(found: Difference, ink: Ink) -> list[str]:
+    rows = [(name, side.label, _run(side)) for name, side in (("A", found.a), ("B", found.b))]
+    return [f"{ink.bold(line[:1])}{line[1:]}" for line in _columns(rows)]
+
+
+def _run(side: Side) -> str:
+    info = side.trace.info
+    return " ".join(info.command) or info.script
+
+
+def _section(title: str, rows: Sequence[str], ink: Ink, *, is_table: bool = False) -> list[str]:
+    shown = rows if is_table else [printable(row) for row in rows]
+    return [ink.bold(title), *(f"  {row}" for row in shown)] if rows else []
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns; names in them come from the script, and may steer no terminal."""
+    return table([[printable(cell) for cell in row] for row in rows]).splitlines() if rows else []
+
+
+# The one line before everything.
+
+
+def headline(found: Difference) -> str:
+    """What a reader takes away who reads no further."""
+    shown = found.shown
+    if shown is None:
+        return "Nothing to compare: no step or filling of a buffer is in both."
+    if found.is_none:
+        return _of_no_difference(found)
+    if shown.is_proportional and shown.clusters:
+        return _of_one_factor(found, shown)
+    if shown is not found.moments[0]:
+        return f"The same before {_when(shown)}, different from there on."
+    if shown.is_proportional_where_both and shown.clusters:
+        return "The same gradients, but not for the same parameters."
+    if len(shown.clusters) > 1 and not shown.of_kind("near", "different"):
+        return f"{len(shown.clusters)} factors: not all parameters differ by the same one."
+    return _of_directions(found, _when(shown))
+
+
+def _of_no_difference(found: Difference) -> str:
+    off = max(m.relation.off for moment in found.moments for m in moment.matches)
+    beyond = f" beyond what reduced precision rounds (up to {off:.1g})" if off > REDUCED else ""
+    parts = any(stage.parts for e in found.exhibits for p in e.partings for stage in p.stages)
+    how = ", though they come to it in different ways" if parts else ""
+    steps = " and the same steps" if any(u.updates.kind != "none" for u in found.updates) else ""
+    return f"No difference{beyond}: the same gradients{steps}{how}."
+
+
+def _of_one_factor(found: Difference, shown: Comparison) -> str:
+    """The factor, and what the optimizer makes of it."""
+    factor = shown.clusters[0].factor
+    same = "The same gradients" if factor == 1 else f"Gradients {_times(factor)}"
+    updates = [update.updates for update in found.updates]
+    kinds = {one.kind for one in updates}
+    if kinds == {"none"}:
+        return f"{same}."
+    if all(one.is_same for one in updates):
+        if found.partners.only_a or found.partners.only_b or found.partners.reshaped:
+            return f"{same}, but not for the same parameters."
+        if factor == 1 or kinds == {"linear"}:
+            return f"{same}, {'' if factor == 1 else 'but '}the same steps."
+        return f"{same}, which {updates[0].kinds[0]} cancels, but for eps and L2 decay."
+    ratios = [one.ratio for one in updates]
+    if all(ratio is not None and is_same(ratio, ratios[0]) for ratio in ratios):
+        if is_same(ratios[0], factor) and factor != 1:
+            return f"Gradients and steps {_times(factor)}."
+        if not is_same(ratios[0], Fraction(1)):
+            return f"{same}, and steps {_times(ratios[0])}."
+    return f"{same}, but not the same steps."
+
+
+def _of_directions(found: Difference, when: str) -> str:
+    """Why no factor makes one of the other, as far as the facts say."""
+    kinds = {origin.kind for origin in found.origins}
+    if "graph" in kinds or found.partners.only_a or found.partners.only_b:
+        return f"Different models: their gradients differ from {when} on."
+    if "weights" in kinds:
+        return "Different weights from the start: everything after that differs, too."
+    if any(parting.weighings for exhibit in found.exhibits for parting in exhibit.partings):
+        return "Different directions: items do not weigh the same against one another."
+    if _reweighed(found):
+        return "Different directions: losses do not weigh the same against one another."
+    if "items" in kinds:
+        return f"Different batches: their gradients differ from {when} on."
+    if "loss" in kinds:
+        return f"Different data, or randomness, from {when} on."
+    return f"Different directions from {when} on: no factor makes one gradient of the other."
+
+
+def _reweighed(found: Difference) -> bool:
+    """Whether the ledgers say that one loss grew more than another."""
+    ratios = [parting.ratio for exhibit in found.exhibits for parting in exhibit.partings]
+    return any(ratio is None or not is_same(ratio, ratios[0]) for ratio in ratios)
+
+
+def _times(factor: Exact | None) -> str:
+    if factor is None:
+        return "?"
+    about = "" if isinstance(factor, Fraction) else "about "
+    return f"{about}{said(factor)} x as large in B"
+
+
+# Gradients.
+
+
+def gradient_sentences(found: Difference) -> list[str]:
+    """Proportional or not, by which factor, for how many parameters and at which moments."""
+    if found.shown is None:
+        return _unmatched(found.partners)
+    shown = found.shown
+    sentences = list(_relations(shown, _span(found, shown)))
+    if shown is not found.moments[0]:
+        first = found.moments[0]
+        before = found.moments[found.moments.index(shown) - 1]
+        span = _numbers(first) if before is first else f"{_numbers(first)} to {_numbers(before)}"
+        sentences.insert(0, f"{_first_relation(first)} at {_word(first)} {span}")
+    sentences += _later(found)
+    return sentences + _unmatched(found.partners)
+
+
+def _relations(shown: Comparison, span: str) -> Iterator[str]:
+    total = len(shown.matches)
+    for cluster in shown.clusters:
+        members = [shown.matches[n] for n in cluster.members]
+        equation = _equation(cluster.factor)
+        names = "" if len(members) == total else f" ({_names(members)})"
+        count = f"{len(members)} of {total} parameters{names}"
+        yield f"{equation} for {count}, {span}{_precision(members)}"
+    near = shown.of_kind("near")
+    if near:
+        off = max(match.relation.off for match in near)
+        yield (
+            f"nearly a multiple for {len(near)} of {total} ({_names(near)}), apart by up to "
+            f"{off:.1g} of their norm: more than one rounding makes, {span}"
+        )
+    yield from _different(shown, total, span)
+    for kind, one, other in (("only-a", "A", "B"), ("only-b", "B", "A")):
+        zero = shown.of_kind(kind)
+        if zero:
+            count = plural(len(zero), "parameter")
+            yield f"zero in {other}, but not in {one}: {count} ({_names(zero)})"
+    for side, other in (("b", "A"), ("a", "B")):
+        absent = shown.of_kind(f"absent-{side}")
+        if absent:
+            yield (
+                f"a gradient in {other} only: {plural(len(absent), 'parameter')} "
+                f"({_names(absent)}); {_absence(absent, side)} in {side.upper()}"
+            )
+    for kind, words in NOT_COMPARED.items():
+        others = shown.of_kind(kind)
+        if others:
+            yield f"{words}: {plural(len(others), 'parameter')} ({_names(others)})"
+
+
+def _absence(matches: Sequence[Match], side: str) -> str:
+    """Why there is no gradient: recorded only for those that an optimizer holds."""
+    for match in matches:
+        step = (match.a if side == "a" else match.b).step
+        buffer = match.pair.a if side == "a" else match.pair.b
+        groups = step.groups if step is not None else ()
+        if not any(buffer in group.get("frozen", ()) for group in groups):
+            return "not reached"
+    return "frozen"
+
+
+def _different(shown: Comparison, total: int, span: str) -> Iterator[str]:
+    different = shown.of_kind("different")
+    if not different:
+        return
+    cosine = shown.cosine
+    of_all = "" if cosine is None else f"; cosine of all gradients together {_cosine(cosine)}"
+    worst = min(
+        (m for m in different if m.relation.cosine is not None and m.relation.elements > 1),
+        key=lambda m: m.relation.cosine.value if m.relation.cosine else 0.0,
+        default=None,
+    )
+    least = ""
+    if worst is not None and worst.relation.cosine is not None and len(different) > 1:
+        least = f", least {_cosine(worst.relation.cosine)} of {worst.pair.name_a}"
+    yield f"not proportional for {len(different)} of {total} parameters, {span}{of_all}{least}"
+
+
+def _cosine(cosine: Cosine) -> str:
+    if cosine.error < 5e-5:
+        return f"{cosine.value:.4g}"
+    return f"{cosine.value:.2f} ± {max(cosine.error, 0.01):.2f}"
+
+
+def _equation(factor: Exact) -> str:
+    if factor == 1:
+        return "B = A"
+    about = "" if isinstance(factor, Fraction) else "about "
+    return f"B = {about}{said(factor)} x A"
+
+
+def _precision(members: Sequence[Match]) -> str:
+    """Said where it is no more than a reduced precision allows."""
+    off = max(match.relation.off for match in members)
+    return (
+        f"; apart by up to {off:.1g} of the norm, as reduced precision rounds"
+        if off > REDUCED
+        else ""
+    )
+
+
+def _first_relation(comparison: Comparison) -> str:
+    clusters = comparison.clusters
+    return _equation(clusters[0].factor) if len(clusters) == 1 else "proportional"
+
+
+def _later(found: Difference) -> list[str]:
+    """What becomes of a relation after the moment shown."""
+    shown = found.shown
+    assert shown is not None
+    place = found.moments.index(shown)
+    rest = found.moments[place + 1 :]
+    parted = next((moment for moment in rest if not moment.is_like(shown)), None)
+    if parted is None:
+        return []
+    why = _why_later(found, shown)
+    cosine = parted.cosine
+    how = f" (cosine {_cosine(cosine)})" if cosine and not parted.is_proportional else ""
+    return [f"from {_when(parted)} on they relate otherwise{how}{why}"]
+
+
+def _why_later(found: Difference, shown: Comparison) -> str:
+    if all(update.updates.is_same for update in found.updates) and shown.is_proportional:
+        return ", though the steps before were the same"
+    return ": the steps before took the weights apart" if shown.is_step else ""
+
+
+def _unmatched(found: Partners) -> list[str]:
+    sentences = []
+    for how, words in (("end", "the end of their names"), ("shape", "shape, not by name")):
+        others = [pair for pair in found.pairs if pair.how == how]
+        if others:
+            names = listed([f"{p.name_a} - {p.name_b}" for p in others], MOST_NAMES)
+            sentences.append(f"matched by {words}: {len(others)} ({names})")
+    for side, names_of in (("A", found.only_a), ("B", found.only_b)):
+        if names_of:
+            names = listed(names_of, MOST_NAMES)
+            sentences.append(f"only in {side}: {plural(len(names_of), 'parameter')} ({names})")
+    for name, one, other in found.reshaped[:MOST_NAMES]:
+        sentences.append(f"{name} has shape {list(one)} in A and {list(other)} in B")
+    return sentences
+
+
+def _names(matches: Sequence[Match]) -> str:
+    return listed([match.pair.name_a for match in matches], MOST_NAMES)
+
+
+def _word(comparison: Comparison) -> str:
+    return "step" if comparison.is_step else "filling"
+
+
+def _numbers(comparison: Comparison) -> str:
+    a, b = comparison.numbers
+    return str(a) if a == b else f"{a} of A and {b} of B"
+
+
+def _when(comparison: Comparison) -> str:
+    return f"{_word(comparison)} {_numbers(comparison)}"
+
+
+def _span(found: Difference, shown: Comparison) -> str:
+    """At step 1; at steps 1 to 4, where they all relate alike."""
+    place = found.moments.index(shown)
+    last = shown
+    for moment in found.moments[place + 1 :]:
+        if not moment.is_like(shown):
+            break
+        last = moment
+    if last is shown:
+        return f"at {_when(shown)}"
+    return f"at {_word(shown)}s {_numbers(shown)} to {_numbers(last)}"
+
+
+def _absences(comparison: Comparison) -> list[Match]:
+    return comparison.of_kind("absent-a", "absent-b")
+
+
+# Steps.
+
+
+def _step_sentences(found: Difference) -> list[str]:
+    sentences: dict[str, int] = {}
+    for update in found.updates:
+        sentence = _step_sentence(update.updates)
+        if sentence:
+            sentences[sentence] = sentences.get(sentence, 0) + len(update.members)
+    total = sum(sentences.values())
+    return [
+        sentence if count == total else f"{plural(count, 'parameter')}: {sentence}"
+        for sentence, count in sentences.items()
+    ]
+
+
+def _step_sentence(updates: Updates) -> str:
+    if updates.kind == "none":
+        return ""
+    if updates.kind == "unlike":
+        one, other = (kind or "no optimizer" for kind in updates.kinds)
+        return f"A steps by {one}, B by {other}: no factor compares their steps"
+    parts = [_rate(updates), _decay(updates), _momentum(updates)]
+    if updates.kind == "adaptive":
+        parts.insert(0, _cancelled(updates))
+    elif updates.kind == "unknown":
+        parts.insert(0, f"what {updates.kinds[0]} makes of a factor is not known here")
+    else:
+        parts.insert(0, _stride(updates))
+    return "; ".join(part for part in parts if part)
+
+
+def _stride(updates: Updates) -> str:
+    if updates.ratio is None:
+        return ""
+    if is_same(updates.ratio, Fraction(1)):
+        what = "the same" if updates.is_same else "gradient x lr the same"
+        if updates.gradient == 1:
+            return what
+        return f"{what}: gradient x {said(updates.gradient)}, lr x {said(_rates(updates))}"
+    return f"{said(updates.ratio)} x as far in B"
+
+
+def _rates(updates: Updates) -> Exact | None:
+    if updates.ratio is None or not updates.gradient:
+        return None
+    return updates.ratio / updates.gradient
+
+
+def _rate(updates: Updates) -> str:
+    one, other = updates.lr
+    if one is None or other is None:
+        return "lr not known"
+    if one == other:
+        return f"lr {number(one)} in both"
+    return f"lr {number(one)} in A, {number(other)} in B"
+
+
+def _decay(updates: Updates) -> str:
+    one, other = updates.decay
+    if not one and not other:
+        return ""
+    if abs(one - other) <= 1e-9 * max(one, other):
+        return f"decay of {number(one)} x weight in both"
+    return f"decay of {number(one)} x weight in A, {number(other)} in B"
+
+
+def _momentum(updates: Updates) -> str:
+    one, other = updates.momentum
+    if not one and not other:
+        return ""
+    if one == other:
+        return f"momentum {number(one)} in both"
+    sums = [f"{number(m)} (sums up to {number(1 / (1 - m))} x)" if m < 1 else number(m)
+            for m in (one, other)]  # fmt: skip
+    return f"momentum {sums[0]} in A, {sums[1]} in B"
+
+
+def _cancelled(updates: Updates) -> str:
+    kind = updates.kinds[0]
+    if updates.gradient is None:
+        return f"{kind} divides by the size of the gradient: only its direction counts"
+    if updates.gradient == 1:
+        return "the same" if updates.is_same else f"{kind} in both"
+    return (
+        f"{kind} divides by the size of the gradient: the factor {said(updates.gradient)} cancels, "
+        "but for eps and L2 decay"
+    )
+
+
+# Where they part.
+
+
+def parting_sentences(found: Difference, lines: tuple[Lines, Lines]) -> list[str]:
+    """The first factor at which the ledgers part, or the fact in which the runs differ."""
+    sentences = [_origin(origin, lines) for origin in found.origins]
+    for exhibit in found.exhibits:
+        sentences += _parted(exhibit, found, lines)
+    return list(dict.fromkeys(sentences))
+
+
+def _origin(origin: Origin, lines: tuple[Lines, Lines]) -> str:
+    places = [
+        f"{lines[side].place(source)} in {name}"
+        for side, name, source in ((0, "A", origin.source_a), (1, "B", origin.source_b))
+        if source is not None
+    ]
+    return origin.words + (f"   ({', '.join(places)})" if places else "")
+
+
+def _parted(exhibit: Exhibit, found: Difference, lines: tuple[Lines, Lines]) -> Iterator[str]:
+    whose = "" if len(found.exhibits) == 1 else f"{_whose(exhibit)}: "
+    distinct: dict[object, Parting] = {}
+    for parting in exhibit.partings:
+        distinct.setdefault(_signature(parting), parting)
+    for parting in list(distinct.values())[:MOST_TABLES]:
+        of = "" if len(distinct) == 1 else f"{_loss(parting, lines)}: "
+        if parting.unknown:
+            yield f"{whose}{of}{parting.unknown}"
+        if parting.weighings:
+            yield f"{whose}{of}{_unequal(parting.weighings)}"
+        elif parting.first is not None:
+            yield f"{whose}{of}first {_stage(parting.first, lines)}"
+            yield from _balance(exhibit, parting)
+    counts = [len(verdict.terms) for verdict in exhibit.verdicts]
+    if counts[0] != counts[1]:
+        yield f"{whose}losses that are added: {counts[0]} in A, {counts[1]} in B"
+
+
+def _loss(parting: Parting, lines: tuple[Lines, Lines]) -> str:
+    """The line that tells a loss from the others: in B, whose trace is the one to be understood."""
+    term = parting.b.term
+    return lines[1].text(term.source, 36) or lines[1].place(term.source) or "a loss"
+
+
+def _whose(exhibit: Exhibit) -> str:
+    return f"{exhibit.match.pair.name_a}" + (
+        f" and {len(exhibit.members) - 1} more" if len(exhibit.members) > 1 else ""
+    )
+
+
+def _stage(stage: Stage, lines: tuple[Lines, Lines]) -> str:
+    a, b = _cell(stage.a, lines[0]), _cell(stage.b, lines[1])
+    ratio = "" if stage.ratio is None else f" => x {said(stage.ratio)}"
+    where = STAGES[stage.name]
+    return f"{where}: {a or 'nothing'} in A, {b or 'nothing'} in B{ratio}"
+
+
+def _cell(cell: Cell, lines: Lines) -> str:
+    if not cell.words:
+        return ""
+    place = _place(cell, lines)
+    return f"{cell.words} ({place})" if place else cell.words
+
+
+def _place(cell: Cell, lines: Lines) -> str:
+    if cell.between is not None:
+        ends = [lines.place(source) for source in cell.between if source is not None]
+        return f"between {' and '.join(ends)}" if len(ends) == 2 else ""
+    return lines.place(cell.source)
+
+
+def _balance(exhibit: Exhibit, parting: Parting) -> Iterator[str]:
+    parted = parting.parted
+    ratio = parting.ratio
+    if ratio is None:
+        return
+    if len(parted) > 1:
+        others = ", ".join(f"x {said(s.ratio)} {STAGES[s.name]}" for s in parted[1:])
+        factors = " x ".join(said(stage.ratio) for stage in parted)
+        comes = "they cancel" if is_same(ratio, Fraction(1)) else "together"
+        yield f"then {others}; {comes}: {factors} = {said(ratio)}"
+    if exhibit.explains is False:
+        measured = exhibit.match.relation.factor
+        yield (
+            f"this does not explain all: the ledgers say x {said(ratio)}, the gradients "
+            f"x {said(measured)}"
+        )
+
+
+def _unequal(weighings: Sequence[Weighing]) -> str:
+    ordered = sorted(weighings, key=lambda w: abs(float(w.ratio)))
+    least, most = ordered[0], ordered[-1]
+    return (
+        f"items weigh differently: one of call {most.call} ({plural(most.items, 'item')}) weighs "
+        f"{said(most.ratio)} x as much in B as in A, one of call {least.call} "
+        f"({plural(least.items, 'item')}) {said(least.ratio)} x"
+    )
+
+
+# The ledgers beside each other.
+
+
+def _tables(found: Difference, lines: tuple[Lines, Lines], ink: Ink) -> Iterator[list[str]]:
+    shown: set[object] = set()
+    for exhibit in found.exhibits:
+        for parting in exhibit.partings:
+            key = _signature(parting)
+            if key in shown or not (parting.parted or parting.weighings):
+                continue
+            if len(shown) == MOST_TABLES:
+                return
+            shown.add(key)
+            alike = [p for p in exhibit.partings if _signature(p) == key]
+            yield _ledger(exhibit, parting, len(alike), lines, ink)
+
+
+def _signature(parting: Parting) -> object:
+    parted = tuple((s.name, s.a.words, s.b.words, s.ratio) for s in parting.parted)
+    return parted, tuple(w.ratio for w in parting.weighings)
+
+
+def _ledger(
+    exhibit: Exhibit, parting: Parting, alike: int, lines: tuple[Lines, Lines], ink: Ink
+) -> list[str]:
+    """Stage by stage, from the items to what one of them moves."""
+    rows: list[tuple[str, ...]] = [("", "A", "", "B", "", "B / A")]
+    rows += [
+        (
+            stage.name, stage.a.words or "-", _place(stage.a, lines[0]),
+            stage.b.words or "-", _place(stage.b, lines[1]),
+            "?" if stage.ratio is None else f"x {said(stage.ratio)}" if stage.parts else "",
+        )
+        for stage in parting.stages
+    ]  # fmt: skip
+    rows += _outcome(exhibit, parting)
+    drawn = _columns(rows)
+    text = _loss(parting, lines)
+    of = f", {alike} losses alike, the first: {text}" if alike > 1 else f", {text}"
+    title = ink.bold(printable(f"the ledgers of {_whose(exhibit)}{of}"))
+    weighed = _weighings(parting.weighings)
+    return [title, *(f"  {row}" for row in (ink.dim(drawn[0]), *drawn[1:], *weighed))]
+
+
+def _outcome(exhibit: Exhibit, parting: Parting) -> Iterator[tuple[str, ...]]:
+    """What one item weighs in the end, and what that moves."""
+    a, b = parting.a, parting.b
+    if parting.weighings:
+        return
+    if a.items != b.items and a.total is not None and b.total is not None and a.total:
+        whole = b.total / a.total
+        yield ("= all items weigh", said(a.total), "", said(b.total), "", f"x {said(whole)}")
+        return
+    if a.unit_weight is None or b.unit_weight is None:
+        return
+    one, other = a.unit.partition(" ")[0], b.unit.partition(" ")[0]
+    ratio = b.unit_weight / a.unit_weight if one == other and a.unit_weight else None
+    unit = one if one == other else "unit"
+    yield (
+        f"= one {unit} weighs", said(a.unit_weight), "", said(b.unit_weight), "",
+        "?" if ratio is None else f"x {said(ratio)}",
+    )  # fmt: skip
+    moves = [_moved(exhibit, term, which) for term, which in ((a, 0), (b, 1))]
+    if moves[0] is not None and moves[1] is not None:
+        same = one == other and moves[0][1]
+        quotient = "?" if not same else f"x {number(moves[1][1] / moves[0][1])}"
+        yield (f"x lr: one {unit} moves", moves[0][0], "", moves[1][0], "", quotient)
+
+
+def _moved(exhibit: Exhibit, term: TermVerdict, which: int) -> tuple[str, float] | None:
+    match = exhibit.match
+    step = (match.a, match.b)[which].step
+    buffer = (match.pair.a, match.pair.b)[which]
+    groups = step.groups if step is not None and step.kind in ("SGD", "ASGD") else ()
+    group = next((g for g in groups if buffer in g.get("buffers", ())), {})
+    lr = group.get("lr")
+    if not isinstance(lr, int | float) or term.unit_weight is None:
+        return None
+    moved = lr * float(term.unit_weight)
+    return f"{number(lr)} x {said(term.unit_weight)} = {number(moved)}", moved
+
+
+def _weighings(found: Sequence[Weighing]) -> list[str]:
+    if not found:
+        return []
+    rows = [("call", "items", "an item in A", "in B", "B / A")]
+    rows += [
+        (str(w.call), str(w.items), said(w.a), said(w.b), said(w.ratio))
+        for w in found[:MOST_WEIGHINGS]
+    ]
+    more = len(found) - MOST_WEIGHINGS
+    return [*_columns(rows), *([f"... {more} more"] if more > 0 else [])]
+
+
+def _settings(found: Difference) -> list[str]:
+    rows = [(s.name, s.a, s.b) for s in found.settings]
+    return _columns([("", "A", "B"), *rows]) if rows else []
