@@ -10,8 +10,8 @@ from typing import Any
 
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import rounding
-from tracer.analysis.explain import Optimizer, optimizer_of
 from tracer.analysis.ledger import Books, Ledger, steps_of
+from tracer.analysis.notes import Optimizer, optimizer_of
 from tracer.analysis.verdicts import Verdict, verdict_of
 from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Buffer, Call, Measurement, Reading, Step

@@ -9,7 +9,7 @@ from typing import Any
 from tracer.analysis.diff.sides import Side
 from tracer.analysis.diff.timeline import Comparison, Match
 from tracer.analysis.exact import DOUBLE, is_same, tidy
-from tracer.analysis.explain import Optimizer
+from tracer.analysis.notes import Optimizer
 from tracer.semantics.effects import Exact
 
 __all__ = ["Update", "Updates", "updates_of"]
