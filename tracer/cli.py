@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except TracerError as error:
-        print(f"gradtrace: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     except BrokenPipeError:
         # Nobody reads any more. Python would say so at exit, when it flushes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -59,6 +58,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Die of the interrupt, as Python does, but without a traceback of ours.
         sys.excepthook = _say_nothing
         raise
+    except Exception:
+        damage = _damage(words)
+        if damage is None:
+            raise  # a fault of ours
+        return _refuse(damage)
+
+
+def _refuse(error: TracerError) -> int:
+    """Say it in one line, whatever names are in it."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+    print(f"gradtrace: {line}", file=sys.stderr)
+    return 2
+
+
+def _damage(words: list[str]) -> TracerError | None:
+    """What is wrong with the files that a command could not read, if they are to blame."""
+    if words[:1] == ["trace"]:
+        return None
+    integrity = importlib.import_module("tracer.integrity")
+    return cast("TracerError | None", integrity.damage_among(words[1:]))
 
 
 def _dispatch(words: list[str]) -> int:

@@ -56,7 +56,7 @@ from tracer.events import (
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["SCHEMA_VERSION", "Trace", "TraceWriter", "load"]
+__all__ = ["SCHEMA", "SCHEMA_VERSION", "Trace", "TraceWriter", "is_trace", "load"]
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x47524144  # "GRAD"
@@ -226,7 +226,7 @@ class TraceWriter:
         self._lock: int | None = None
         try:
             if self.path.exists() and self.path.stat().st_size:
-                if not _is_trace(self.path):
+                if not is_trace(self.path):
                     raise TraceUnwritable(
                         "unwritable-trace",
                         f"{self.path} exists and is not a trace: it is left as it is; "
@@ -468,7 +468,7 @@ MEASURED: dict[type, str] = {Call: "calls", Step: "steps", Edit: "edits", Exchan
 """The events with measurements, and their tables."""
 
 
-def _is_trace(path: Path) -> bool:
+def is_trace(path: Path) -> bool:
     """Whether the file's SQLite header carries our application id (bytes 68 to 71)."""
     with open(path, "rb") as file:
         header = file.read(72)
@@ -531,7 +531,7 @@ class Trace:
             )
         if len(header) < 100:
             raise self._damaged(f"it ends after {size} bytes, inside its header")
-        if not _is_trace(self.path):
+        if not is_trace(self.path):
             raise TraceUnreadable(
                 "not-a-trace",
                 f"{self.path} is an SQLite file of another program: expected a file that "
@@ -566,7 +566,10 @@ class Trace:
 
     def _rows(self, query: str, *parameters: object) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._db.execute(query, parameters)
+            # No `yield from`: a reader that stops half way would close the cursor, and complain
+            # where the file was closed before.
+            for row in self._db.execute(query, parameters):  # noqa: UP028
+                yield row
         except sqlite3.ProgrammingError:
             raise
         except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
