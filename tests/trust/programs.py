@@ -44,7 +44,7 @@ VIEWS = (
     "{a}.gather(0, torch.zeros_like({a}, dtype=torch.int64))", "{a}[{a} > 0]",
     "{a}.take(torch.tensor([0, 0, 1]))", "{a}.repeat_interleave(2, 0)", "{a}.narrow(0, 0, 1)",
     "F.embedding(torch.tensor([[0, 1], [1, 1]]), {a})", "torch.tensor_split({a}, 2)[0]",
-    "{a}.contiguous()", "{a}.as_strided((2,), (1,))", "torch.stack(torch.unbind({a}, -1))",
+    "{a}.contiguous()", "{a}.as_strided((1,), (1,))", "torch.stack(torch.unbind({a}, -1))",
 )  # fmt: skip
 
 BINARY = (
