@@ -54,7 +54,7 @@ def questions(traces: Sequence[Path], folder: Path, parameter: str = "") -> Iter
             continue
         parser = argparse.ArgumentParser()
         cli._command(name).add_options(parser)
-        needed = [a for a in parser._actions if a.metavar == "TRACE" and a.nargs != "?"]
+        needed = [a for a in parser._actions if a.metavar == "TRACE"]
         begin = [name, *(str(path) for path in (*traces, traces[0])[: max(len(needed), 1)])]
         options = {word for action in parser._actions for word in action.option_strings}
         if name in FILES:
