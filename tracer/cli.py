@@ -18,6 +18,7 @@ COMMANDS = {
     "trace": "run a script unmodified, record its gradients, draw them",
     "explain": "say why a gradient has its size: what was summed, what was averaged, where",
     "diff": "compare two runs of one model: by which factor, and where they part",
+    "check": "find what is wrong with the gradients: factors, weights, what should not be there",
     "graph": "draw or export the graph of a trace, or a part of it",
     "info": "say what is in a trace",
 }

@@ -368,8 +368,8 @@ class NodeState:
     `saved` has the plain attributes ("dim", "reduction", "self_sym_sizes"), `numbers` the names of
     those whose value is a number that may differ between calls: the values lie in `Call.scalars`
     from `first` on. `hooks` counts the hooks of the user that could have changed a gradient:
-    before the node, after it, and on the buffer after accumulation. `ran` is whether the engine
-    reached it.
+    before the node, after it, and on the buffer after accumulation; "hooked_at" in `saved` has the
+    lines that registered them. `ran` is whether the engine reached it.
     """
 
     node: int

@@ -796,6 +796,11 @@ class Trace:
         blob = self._one("SELECT scalars FROM calls WHERE ord = ?", call.order)
         return tuple(_numbers("d", blob or b""))
 
+    def nonfinite(self, call: Call) -> bool:
+        """Whether anything measured in a call is not finite; told without reading it all."""
+        blob = self._one("SELECT measurements FROM calls WHERE ord = ?", call.order)
+        return any(_numbers("f", blob or b"")[4::ROW_WIDTH])
+
     def measurements(self, event: Call | Step | Edit | Exchange) -> list[Measurement]:
         """Every measured row of a call, step, edit or exchange, in the order of its layout."""
         table = MEASURED[type(event)]

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tracer.analysis.balance import check_balance
+from tracer.analysis.checks.case import Case
+from tracer.analysis.checks.run import examine
 from tracer.analysis.contents import contents_of
 from tracer.analysis.explain import Explainer
 from tracer.analysis.places import Place, places_of
@@ -23,6 +25,7 @@ from tracer.graph.build import build
 from tracer.graph.names import Names
 from tracer.tracefile import Trace, load
 from tracer.views.explain import answers_text
+from tracer.views.findings import findings_text
 from tracer.views.terminal import Ink, Written, balance_text, summary_text
 
 if TYPE_CHECKING:
@@ -63,13 +66,15 @@ def after_run(plan: Plan, failure: str) -> None:
         contents = contents_of(trace)
         written = [plan.output]
         places: Sequence[Place] = ()
-        balance, following, answer = "", "", ""
+        balance, following, answer, found = "", "", "", ""
         if contents.calls:
             balance = remarks.attempt("balance", lambda: _balance(trace), "not checked")
             answer = remarks.attempt("answer", lambda: _answer(trace, ink), "")
             if not answer:
                 places = remarks.attempt("places", lambda: places_of(build(trace)), [])
             following = _following(trace, plan.output)
+            if plan.check:
+                found = remarks.attempt("findings", lambda: _findings(trace, plan, ink), "")
         if contents.calls and plan.svg:
             written += remarks.attempt("picture", lambda: _draw(trace, plan), [])
         text = summary_text(
@@ -82,7 +87,14 @@ def after_run(plan: Plan, failure: str) -> None:
             following=following,
             ink=ink,
         )
-    tell(text)
+    tell(f"{text}\n{found}" if found else text)
+
+
+def _findings(trace: Trace, plan: Plan, ink: Ink) -> str:
+    """What `check` says."""
+    with progress("checking"):
+        report = examine([Case(trace)])
+    return findings_text(report, [_as_typed(plan.output)], ink)
 
 
 def _answer(trace: Trace, ink: Ink) -> str:

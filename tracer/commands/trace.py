@@ -43,6 +43,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "every": parse_count,
     "depth": parse_whole,
     "svg": parse_switch,
+    "check": parse_switch,
     "gpus": parse_count,
 }
 """The options that a script may carry in its `[tool.tracer]` table, and how each is read."""
@@ -57,6 +58,7 @@ class Plan:
     steps: Steps | None = None
     every: int = 1
     svg: bool = True
+    check: bool = False
     depth: int | None = None
     gpus: int | None = None
     gpus_insist: bool = False
@@ -111,6 +113,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-svg", dest="svg", action="store_false", default=None, help="draw nothing"
     )
+    parser.add_argument(
+        "--check", action="store_true", default=None,
+        help="say at the end what `gradtrace check` finds; the exit code stays the script's",
+    )  # fmt: skip
     parser.add_argument(
         "-m", dest="is_module", action="store_true", help="SCRIPT is a module, as for `python -m`"
     )

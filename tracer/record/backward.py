@@ -16,6 +16,7 @@ from tracer.events import Call, Capture, Reading, Root
 from tracer.record.batches import Batches
 from tracer.record.buffers import read_buffers
 from tracer.record.deep import guard
+from tracer.record.hookcalls import HookCalls
 from tracer.record.hooks import Graph, Watch
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
@@ -89,11 +90,13 @@ class BackwardCalls(Instrument):
         modules: Modules,
         nodes: NodeWatch,
         batches: Batches,
+        hooks: HookCalls,
         fail: Callable[[Exception], None],
     ) -> None:
         super().__init__(journal, sources, modules, fail)
         self._nodes = nodes
         self._batches = batches
+        self._hooks = hooks
         self._retained = Retained()
         self._names: dict[tuple[CodeType, int], tuple[str, ...]] = {}
         self._by_task: dict[int, Running] = {}
@@ -160,7 +163,9 @@ class BackwardCalls(Instrument):
             for index, seen in enumerate(graph.seen)
             if seen.kind.accumulates
         }
-        watch = Watch(graph, shelf, self._journal, lambda: self._learn_task(running), self._fail)
+        watch = Watch(
+            graph, shelf, self._journal, self._hooks, lambda: self._learn_task(running), self._fail
+        )
         running = Running(
             order=order,
             request=request,

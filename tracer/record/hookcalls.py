@@ -1,8 +1,13 @@
-"""`Tensor.register_hook`: which nodes have hooks of the user that may change a gradient."""
+"""Hooks on tensors: which nodes have some of the user that may change a gradient, and whence."""
 
 from __future__ import annotations
 
 import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,18 +22,53 @@ class HookCalls:
     """Notes the dict of a tensor's hooks on the node that made the tensor.
 
     A node's own hooks can be counted, those of a tensor cannot be found from its node: they are
-    held by C++. The dict is the tensor's, so that a removed hook is gone from it.
+    held by C++. The dict is the tensor's, so that a removed hook is gone from it. `line` gives the
+    user's line around a frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, line: Callable[[FrameType], int | None]) -> None:
         self._patches = Patches()
+        self._line = line
+        self._lines: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def start(self) -> None:
+        self._start_tensor_hooks()
+        register: Any = torch.Tensor.register_post_accumulate_grad_hook
+
+        @functools.wraps(register)
+        def noting(tensor: torch.Tensor, hook: Any) -> Any:
+            self._note(hook, sys._getframe(1))
+            return register(tensor, hook)
+
+        self._patches.replace(torch.Tensor, "register_post_accumulate_grad_hook", noting)
+
+    def lines_of(self, node: Any) -> tuple[int, ...]:
+        """The lines that registered the hooks on a node's tensor, as far as they were seen."""
+        hooks = [hook for found in node.metadata.get(TENSOR_HOOKS, ()) for hook in found.values()]
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            hooks += _values(variable._backward_hooks)
+            hooks += _values(getattr(variable, "_post_accumulate_grad_hooks", None))
+        return tuple(line for hook in hooks if (line := self._known(hook)) is not None)
+
+    def _known(self, hook: Any) -> int | None:
+        with suppress(TypeError):  # not hashable, or takes no weak reference
+            return self._lines.get(hook)
+        return None
+
+    def _note(self, hook: Any, frame: FrameType) -> None:
+        line = self._line(frame)
+        if line is not None:
+            with suppress(TypeError):
+                self._lines[hook] = line
+
+    def _start_tensor_hooks(self) -> None:
         register_hook: Any = torch.Tensor.register_hook
 
         @functools.wraps(register_hook)
         def noting(tensor: torch.Tensor, hook: Any) -> Any:
             handle = register_hook(tensor, hook)
+            self._note(hook, sys._getframe(1))
             node = getattr(tensor, "grad_fn", None)
             hooks = getattr(tensor, "_backward_hooks", None)
             if node is not None and hooks is not None:
@@ -41,3 +81,7 @@ class HookCalls:
 
     def stop(self) -> None:
         self._patches.restore()
+
+
+def _values(hooks: Any) -> Iterable[Any]:
+    return list(hooks.values()) if hooks else []

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
 from tracer.record.measure import Shelf, identity
 from tracer.record.nodes import NodeKind, Saved, hooks_before, kind_of, saved_of
@@ -96,6 +97,7 @@ class Watch:
         graph: Graph,
         shelf: Shelf,
         journal: Journal,
+        hooks: HookCalls,
         on_first: Callable[[], None],
         on_error: Callable[[Exception], None],
     ) -> None:
@@ -103,6 +105,7 @@ class Watch:
         self._graph = graph
         self._shelf = shelf
         self._journal = journal
+        self._hooks = hooks
         self._first: Callable[[], None] | None = on_first
         self._on_error = on_error
         self._handles: list[Any] = []
@@ -125,6 +128,9 @@ class Watch:
                 after = len(handle.hooks_dict_ref()) - 1
                 self._handles.append(handle)
             seen.hooks = (hooks_before(seen.node, before), after, on_buffer)
+            if seen.hooks[0] or on_buffer:
+                lines = self._hooks.lines_of(seen.node)
+                seen.saved = seen.saved.having("hooked_at", lines) if lines else seen.saved
 
     def unhook(self) -> None:
         for handle in self._handles:

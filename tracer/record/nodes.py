@@ -99,6 +99,10 @@ class Saved:
     plain: tuple[tuple[str, Any], ...] = ()
     numbers: tuple[tuple[str, float | torch.Tensor], ...] = ()
 
+    def having(self, name: str, value: Any) -> Saved:
+        """The same and one plain attribute more."""
+        return Saved((*self.plain, (name, value)), self.numbers)
+
 
 NOTHING = Saved()
 FROZEN = Saved((("frozen", True),))

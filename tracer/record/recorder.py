@@ -123,8 +123,8 @@ class Recorder:
         sources = Sources(self._journal, modules, saving)
         self._nodes = NodeWatch(sources, self._fail)
         parts = (self._journal, sources, modules)
-        batches, owners = Batches(), Owners(modules)
-        calls = BackwardCalls(*parts, self._nodes, batches, self._fail)
+        batches, hooks, owners = Batches(), HookCalls(sources.here), Owners(modules)
+        calls = BackwardCalls(*parts, self._nodes, batches, hooks, self._fail)
         self._exchanges = Exchanges(*parts, self._fail, calls, owners)
         self._switched: list[Switched] = [
             calls,
@@ -135,7 +135,7 @@ class Recorder:
             Steps(*parts, self._fail, self._next_step),
         ]
         self._instruments: list[Instrument] = [
-            saving, self._nodes, HookCalls(), batches, *self._switched,
+            saving, self._nodes, hooks, batches, *self._switched,
         ]  # fmt: skip
         for instrument in self._instruments:
             instrument.start()

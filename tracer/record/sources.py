@@ -211,6 +211,7 @@ class Sources:
 
 def _text(file: str, line: int) -> str:
     """A line of a file as it stands there; read now, where the file is, for whoever reads later."""
+    linecache.checkcache(file)
     return linecache.getline(file, line).rstrip()
 
 

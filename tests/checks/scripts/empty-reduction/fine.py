@@ -1,0 +1,18 @@
+"""The divisor is kept above zero; an image without objects has no loss."""
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Conv2d(3, 1, 3, padding=1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+for objects in (5, 2, 0):
+    images, target = torch.randn(2, 3, 6, 6), torch.rand(2, 1, 6, 6)
+    mask = torch.zeros(2, 1, 6, 6)
+    mask.view(-1)[:objects] = 1
+    error = (model(images) - target) ** 2
+    loss = (error * mask).sum() / mask.sum().clamp(min=1)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()

@@ -1,0 +1,357 @@
+"""Checks of what happens to a gradient after the loss: scales, clips, hooks, edits."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.finding import Claim, Proof, Severity
+from tracer.analysis.checks.registry import check
+from tracer.analysis.checks.windows import buffers_of
+from tracer.analysis.exact import is_same, said, tidy
+from tracer.analysis.history import Change, Entry
+from tracer.analysis.strand import Factor
+from tracer.events import Edit
+from tracer.semantics.effects import Exact
+
+SECTION = "Precision, clipping, hooks, optimizer"
+ONE = Fraction(1)
+
+
+def _looked(case: Case, account: Account) -> int:
+    step = account.ledger.step
+    return 0 if step is None else case.windows_looked_at(step.optimizer)
+
+
+# Loss scales.
+
+
+@check(
+    "clip-before-unscale",
+    severity="error",
+    section=SECTION,
+    remedy="call scaler.unscale_(optimizer) before the clip",
+    reference="pytorch/examples#1196",
+)
+def clip_before_unscale(case: Case) -> Iterator[Claim]:
+    """Gradients are clipped while they still carry the loss scale, 65536 or so.
+
+    Their norm is that many times too large, so every step is cut down to max_norm, and the
+    unscaling afterwards makes max_norm / scale of it.
+
+    Evidence: a clip with a coefficient below 1, then an unscaling of the same gradients. The factor
+    is the coefficient that was applied over the one that would have been.
+
+    Silent: when `unscale_` comes first.
+    """
+    for account in case.accounts:
+        if not account.steps or not account.entries:
+            continue
+        changes = account.entries[0].changes
+        for place, change in enumerate(changes):
+            after = [c for c in changes[place + 1 :] if c.kind == "unscale"]
+            edit = case.books.archive.by_order.get(change.order)
+            if change.kind != "clip_grad_norm" or not after or not isinstance(edit, Edit):
+                continue
+            yield _clipped_scaled(case, account, edit, change, after[0])
+
+
+def _clipped_scaled(
+    case: Case, account: Account, edit: Edit, clip: Change, unscale: Change
+) -> Claim:
+    scale = ONE / unscale.factor if unscale.factor else ONE
+    most, norm = float(edit.details["max_norm"]), float(edit.details["total_norm"])
+    right = min(1.0, most / (norm / float(scale) + 1e-6))
+    coefficient = float(edit.details["coefficient"])
+    # Where both clip, what is left of the factor is the scale alone, but for the 1e-6 in the clip.
+    factor: Exact = 1 / scale if right < 1 else tidy(coefficient / right)
+    return Claim(
+        f"clipped while the gradients still carry the loss scale {said(scale)}: the norm is "
+        f"{norm:.4g} instead of {norm / float(scale):.4g}, and the step {said(factor)} of what it "
+        "should be",
+        clip.source,
+        account.buffers,
+        factor,
+        [
+            Proof(f"clip to max_norm {most:g} of a norm of {norm:.4g}", clip.source, clip.factor),
+            Proof("unscaled afterwards", unscale.source, unscale.factor),
+        ],
+        account.steps,
+        _looked(case, account),
+    )
+
+
+@check(
+    "mixed-scales",
+    severity="error",
+    section=SECTION,
+    remedy="scale every loss of a window with the same scaler, and unscale once, before the step",
+    reference="the gradient accumulation example of torch.amp, read wrongly",
+)
+def mixed_scales(case: Case) -> Iterator[Claim]:
+    """Some contributions of a window carry the loss scale and some do not.
+
+    `unscale_` inside the loop unscales the first call, and the following ones are added to it 65536
+    times as large. Or one loss of several was sent backward without `scaler.scale`.
+
+    Evidence: an unscaling between two contributions of one window, or one that divides what was
+    never multiplied. The factor is the whole against what the items of all calls should be.
+
+    Silent: when the unscaling follows the last call and every loss was scaled.
+    """
+    for account in case.accounts:
+        if not account.steps or len(account.fresh) < 2:
+            continue
+        unscaled = {c.order: c for e in account.fresh for c in e.changes if c.kind == "unscale"}
+        for change in unscaled.values():
+            if change.factor:
+                yield from _mixed(case, account, change, 1 / change.factor)
+
+
+def _mixed(case: Case, account: Account, unscale: Change, scale: Exact) -> Iterator[Claim]:
+    scaled = {e.call: _is_scaled(account, e, scale) for e in account.fresh}
+    unscaled = {e.call: unscale in e.changes for e in account.fresh}
+    late = [e for e in account.fresh if scaled[e.call] and not unscaled[e.call]]
+    bare = [e for e in account.fresh if unscaled[e.call] and not scaled[e.call]]
+    count = len(account.fresh)
+    if late and len(late) < count:
+        yield _mixture(
+            case, account, unscale.source, (count - len(late) + len(late) * scale) / count,
+            f"unscaled before the last call of the window: {len(late)} of {count} calls are "
+            f"added with the loss scale {said(scale)}", unscale, late[0],
+        )  # fmt: skip
+    if bare and len(bare) < count:
+        yield _mixture(
+            case, account, bare[0].source, (count - len(bare) + len(bare) / scale) / count,
+            f"{len(bare)} of {count} calls of a window were not multiplied by the loss scale "
+            f"{said(scale)} that all are divided by", unscale, bare[0],
+        )  # fmt: skip
+
+
+def _is_scaled(account: Account, entry: Entry, scale: Exact) -> bool:
+    rows = account.rows_of(entry.call) if entry.call is not None else []
+    return any(is_same(f.value, scale) for row in rows for f in row.loss)
+
+
+def _mixture(
+    case: Case, account: Account, source: int | None, factor: Exact, message: str,
+    unscale: Change, entry: Entry,
+) -> Claim:  # fmt: skip
+    return Claim(
+        message,
+        source,
+        account.buffers,
+        factor,
+        [
+            Proof("unscaled", unscale.source, unscale.factor),
+            Proof("the other scale", entry.source),
+        ],
+        account.steps,
+        _looked(case, account),
+    )
+
+
+# Hooks and edits.
+
+
+@check(
+    "hook-scales",
+    severity="note",
+    section=SECTION,
+    remedy="nothing, if it is meant; else remove the hook",
+    is_factor=True,
+)
+def hook_scales(case: Case) -> Iterator[Claim]:
+    """A hook of the script multiplies the gradient by a number.
+
+    Evidence: what a node received is not what was sent to it, or what is in a buffer not what was
+    added, but a multiple; a hook was there.
+
+    Silent: for hooks that only look, and for those that change the direction.
+    """
+    for account in case.accounts:
+        for factor in _hook_factors(account):
+            if factor.value is None or not math.isfinite(factor.value):
+                continue
+            if is_same(factor.value, ONE):
+                continue
+            yield Claim(
+                f"the gradient is multiplied by {said(factor.value)}: {factor.words}",
+                case.hook_line(account, factor.source),
+                account.buffers,
+                factor.value,
+                [Proof(factor.words, factor.source, factor.value)],
+                account.steps,
+                _looked(case, account),
+            )
+
+
+def _hook_factors(account: Account) -> list[Factor]:
+    found = [f for row in account.rows for f in row.after if f.kind == "hook"]
+    return list(dict.fromkeys(found))
+
+
+@check(
+    "hooks-pile-up",
+    severity="warning",
+    section=SECTION,
+    remedy="register the hook once, or remove the old one by its handle",
+    reference="hooks registered in the training loop; pytorch/pytorch forum threads",
+)
+def hooks_pile_up(case: Case) -> Iterator[Claim]:
+    """A hook is registered on a parameter again and again, and the factor grows as a power.
+
+    Evidence: the number of hooks on a leaf grows from call to call, and with it the factor of what
+    they do. A note if what they do leaves the gradient as it is.
+
+    Silent: for a constant number of hooks.
+    """
+    counts = _hook_counts(case)
+    for buffers, seen in counts.items():
+        numbers = [number for number, _ in seen]
+        grown = [b for a, b in pairwise(numbers) if b > a]
+        if len(grown) < 2 or sorted(numbers) != numbers:
+            continue
+        accounts = [a for a in case.accounts if set(a.buffers) & set(buffers)]
+        factors = [factor.value for account in accounts for factor in _hook_factors(account)]
+        changes = len({said(f) for f in factors}) > 1
+        severity: Severity = "warning" if changes else "note"
+        last = factors[-1] if factors else None
+        effect = f", the factor from {said(factors[0])} to {said(last)}" if changes else ""
+        yield Claim(
+            f"hooks pile up: {numbers[0]} at first, {numbers[-1]} in the end{effect}",
+            case.hook_line(accounts[-1], None) if accounts else None,
+            buffers,
+            last if changes else None,
+            [Proof(f"{number} hooks", source) for number, source in seen[:4]],
+            [],
+            0,
+            severity,
+        )
+
+
+def _hook_counts(case: Case) -> dict[tuple[int, ...], list[tuple[int, int | None]]]:
+    """For buffers alike: the hooks on them in each call that wrote them, with the call's line."""
+    per_buffer: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
+    known: dict[int, list[tuple[int, int]]] = {}
+    for call in case.trace.calls:
+        if call.layout not in known:
+            known[call.layout] = _hooked_leaves(case, call.layout)
+        for buffer, hooks in known[call.layout]:
+            per_buffer[buffer].append((hooks, call.source))
+    alike: dict[tuple[tuple[int, int | None], ...], list[int]] = defaultdict(list)
+    for buffer, seen in per_buffer.items():
+        alike[tuple(seen)].append(buffer)
+    return {tuple(buffers): list(seen) for seen, buffers in alike.items()}
+
+
+def _hooked_leaves(case: Case, number: int) -> list[tuple[int, int]]:
+    layout = case.trace.layout(number)
+    if layout.structure is None:
+        return []
+    nodes = case.trace.structure(layout.structure).nodes
+    return [
+        (buffer, state.hooks[0] + state.hooks[2])
+        for state in layout.states
+        if (buffer := nodes[state.node].buffer) is not None
+        and state.ran
+        and state.hooks[0] + state.hooks[2]
+    ]
+
+
+@check(
+    "grad-edited",
+    severity="note",
+    section=SECTION,
+    remedy="nothing, if it is meant",
+    is_factor=True,
+)
+def grad_edited(case: Case) -> Iterator[Claim]:
+    """`.grad` was changed in place, by none of torch's own functions.
+
+    Evidence: what one event left in the buffer is not what the next one found. If it is a multiple,
+    its factor is known.
+
+    Silent: for clips, unscaling, zero_grad and hooks, which are known by themselves.
+    """
+    for account in case.accounts:
+        changes = dict.fromkeys(
+            c for e in account.entries for c in e.changes if c.kind == "edit" and not c.is_announced
+        )
+        for change in changes:
+            if change.factor is not None and is_same(change.factor, ONE):
+                continue
+            by = f"multiplied by {said(change.factor)}" if change.factor else "not by a factor"
+            noticed = case.event_source(change.noticed)
+            yield Claim(
+                f"the gradient was changed by hand before this line, {by}",
+                noticed if noticed is not None else change.source,
+                account.buffers,
+                change.factor,
+                [
+                    Proof("left as it was", case.event_source(change.order)),
+                    Proof(f"found changed, {by}", noticed, change.factor),
+                ],
+                account.steps,
+                _looked(case, account),
+            )
+
+
+@check(
+    "no-gradient",
+    severity="note",
+    section=SECTION,
+    remedy="use the parameter, freeze it, or leave it out of the optimizer",
+)
+def no_gradient(case: Case) -> Iterator[Claim]:
+    """Parameters of an optimizer that never received a gradient.
+
+    A branch of the model is not used, its output is detached, or the optimizer was given parameters
+    of another model. They never move.
+
+    Evidence: they need a gradient, an optimizer holds them, and `.grad` was None at every step.
+
+    Silent: for frozen parameters.
+    """
+    consumed: set[int] = set()
+    for number in {step.layout for step in case.trace.steps}:
+        consumed |= {reading.buffer for reading in case.trace.layout(number).readings}
+    written: set[int] = set()
+    for number in {call.layout for call in case.trace.calls}:
+        written |= _received_in(case, number)
+    held: dict[int, list[int]] = defaultdict(list)
+    lines: dict[int, int | None] = {}
+    for step in case.trace.steps:
+        frozen = {b for group in step.groups for b in group.get("frozen", ())}
+        lines.setdefault(step.optimizer, step.source)
+        held[step.optimizer] += [
+            b for b in buffers_of(step) if b not in frozen | consumed | written
+        ]
+    for optimizer, buffers in held.items():
+        steps = [s for s in case.trace.steps if s.optimizer == optimizer]
+        if not buffers:
+            continue
+        alone = sorted(set(buffers))
+        count = len(alone)
+        yield Claim(
+            f"{count} parameter{'' if count == 1 else 's'} of {steps[0].kind} never received a "
+            f"gradient, in {len(steps):,} step{'' if len(steps) == 1 else 's'}",
+            lines[optimizer],
+            alone,
+            None,
+            [Proof("the step", lines[optimizer])],
+            [],
+            0,
+        )
+
+
+def _received_in(case: Case, number: int) -> set[int]:
+    layout = case.trace.layout(number)
+    if layout.structure is None:
+        return set()
+    nodes = case.trace.structure(layout.structure).nodes
+    return {b for r in layout.receipts if (b := nodes[r.node].buffer) is not None}

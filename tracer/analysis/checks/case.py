@@ -1,0 +1,222 @@
+"""What a check looks at: the windows of a run and their ledgers, worked out once and on demand."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from tracer.analysis.callfacts import CallFacts
+from tracer.analysis.checks.finding import Finding
+from tracer.analysis.checks.windows import Kind, Window, kinds_of, windows_of
+from tracer.analysis.explain import Explainer
+from tracer.analysis.history import Entry
+from tracer.analysis.ledger import Ledger, Row
+from tracer.analysis.network import Network
+from tracer.analysis.notes import Optimizer, optimizer_of
+from tracer.events import Call, Source
+from tracer.tracefile import Trace
+
+__all__ = ["Account", "Case"]
+
+MOST_WORK = 60_000
+"""Contributions times ledgers that are looked into, some seconds' worth."""
+
+FEWEST_KINDS = 6
+"""Kinds of windows that are looked into, however large they are."""
+
+MOST_FILLS = 6
+"""Of a run without steps, how often each buffer is looked at."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Buffers whose books are the same, in a window that stands for all of its kind."""
+
+    kind: Kind | None
+    ledger: Ledger
+    buffers: tuple[int, ...]
+
+    @property
+    def steps(self) -> list[int]:
+        return self.kind.steps if self.kind is not None else []
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return self.ledger.history.entries
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.ledger.rows
+
+    @cached_property
+    def optimizer(self) -> Optimizer | None:
+        return optimizer_of(self.ledger)
+
+    @cached_property
+    def fresh(self) -> list[Entry]:
+        """The contributions that no earlier step had used."""
+        return [entry for entry in self.entries if not entry.consumed[:-1]]
+
+    def rows_of(self, call: int) -> list[Row]:
+        return [row for row in self.rows if row.call == call]
+
+
+class Case:
+    """One trace under examination. Everything is computed when it is first asked for."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.explainer = Explainer(trace)
+        self.books = self.explainer.books
+        self.found: list[Finding] = []
+        """What the checks before this one found."""
+        self._network = Network(trace)
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        return windows_of(self.trace)
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        return kinds_of(self.trace, self.windows)
+
+    @cached_property
+    def looked(self) -> list[Kind]:
+        """The kinds that are looked into: all of a usual run, else the commonest and the first."""
+        if not self.kinds:
+            return []
+        work = 0
+        found: set[int] = set()
+        ranked = sorted(range(len(self.kinds)), key=lambda n: (-len(self.kinds[n].windows), n))
+        order = list(dict.fromkeys([0, 1, len(self.kinds) - 1, *ranked]))
+        for number in order:
+            if number >= len(self.kinds):
+                continue
+            work += sum(
+                len(self.trace.layout(call.layout).contributions)
+                for call in self.kinds[number].first.calls
+            )
+            if work > MOST_WORK and len(found) >= FEWEST_KINDS:
+                break
+            found.add(number)
+        return [self.kinds[number] for number in sorted(found)]
+
+    @cached_property
+    def accounts(self) -> list[Account]:
+        """The books of every window that is looked into; of a run without steps, of its fills."""
+        found = [account for kind in self.looked for account in self._accounts(kind)]
+        return found if self.windows else list(self._fills())
+
+    def windows_looked_at(self, optimizer: int) -> int:
+        """How many windows of an optimizer the accounts stand for."""
+        return self._looked_at[optimizer]
+
+    @cached_property
+    def _looked_at(self) -> Counter[int]:
+        counts: Counter[int] = Counter()
+        for kind in self.looked:
+            counts[kind.first.step.optimizer] += len(kind.windows)
+        return counts
+
+    def _accounts(self, kind: Kind) -> Iterator[Account]:
+        step = kind.first.step
+        alike: dict[object, list[tuple[int, Ledger]]] = defaultdict(list)
+        for buffer in sorted(kind.first.buffers):
+            ledger = self.books.ledger(buffer, step)
+            if ledger.history.entries:
+                alike[_signature(ledger)].append((buffer, ledger))
+        for members in alike.values():
+            yield Account(kind, members[0][1], tuple(buffer for buffer, _ in members))
+
+    def _fills(self) -> Iterator[Account]:
+        alike: dict[object, list[tuple[int, Ledger]]] = defaultdict(list)
+        for buffer in self.explainer.buffers[:64]:
+            for ledger in self.books.fills(buffer)[:MOST_FILLS]:
+                alike[_signature(ledger)].append((buffer, ledger))
+        for members in alike.values():
+            yield Account(None, members[0][1], tuple(buffer for buffer, _ in members))
+
+    # Names and lines.
+
+    def call(self, order: int) -> CallFacts:
+        return self.books.archive.call(order)
+
+    def event_source(self, order: int | None) -> int | None:
+        event = self.books.archive.by_order.get(order) if order is not None else None
+        return None if event is None else event.source
+
+    def source(self, source: int | None) -> Source | None:
+        return self.trace.sources.get(source) if source is not None else None
+
+    def is_in_network(self, facts: CallFacts, node: int) -> bool:
+        """Whether a node belongs to a module that owns parameters."""
+        return self._network.has(facts.node(node).module)
+
+    def line(self, source: int | None) -> tuple[str, int]:
+        """File and line, to compare places with."""
+        found = self.source(source)
+        return (found.file, found.line) if found is not None else ("", 0)
+
+    def hook_line(self, account: Account, made_at: int | None) -> int | None:
+        """Where the last hook on these buffers, or on a tensor made at a line, was registered."""
+        for call in self.calls_of(account):
+            facts = self.call(call.order)
+            places = [node for b in account.buffers if (node := facts.writers.get(b)) is not None]
+            if made_at is not None:
+                hooked = (s.node for s in facts.layout.states if "hooked_at" in s.saved)
+                places += [n for n in hooked if facts.node(n).source == made_at]
+            for node in places:
+                lines = facts.state(node).saved.get("hooked_at")
+                if lines:
+                    return int(lines[-1])
+        return made_at
+
+    def text(self, source: int | None) -> str:
+        found = self.source(source)
+        return found.text.strip() if found is not None else ""
+
+    def name(self, buffer: int) -> str:
+        return self.explainer.names.buffer(buffer)
+
+    # Backward calls.
+
+    @cached_property
+    def numbers(self) -> dict[int, int]:
+        """The number of each call among the recorded ones, by its order."""
+        return self.books.archive.numbers
+
+    def calls_of(self, account: Account) -> list[Call]:
+        """The recorded calls that are in the buffer, each once."""
+        orders = dict.fromkeys(e.call for e in account.entries if e.call is not None)
+        events = (self.books.archive.by_order[order] for order in orders)
+        return [event for event in events if isinstance(event, Call)]
+
+    def streams(self, account: Account) -> list[list[Call]]:
+        """The calls in the buffer that no earlier step had used, by the line that made them."""
+        fresh = {entry.call for entry in account.fresh}
+        found: dict[int | None, list[Call]] = {}
+        for call in self.calls_of(account):
+            if call.order in fresh and call.nested_in is None:
+                found.setdefault(call.source, []).append(call)
+        return list(found.values())
+
+    def batches_drawn(self, calls: Sequence[Call]) -> bool:
+        """Whether each call had a new batch from one and the same `DataLoader`."""
+        batches = [call.batch for call in calls]
+        if None in batches or len({b[0] for b in batches if b}) > 1:
+            return False
+        numbers = [b[1] for b in batches if b]
+        return all(later > earlier for earlier, later in pairwise(numbers))
+
+
+def _signature(ledger: Ledger) -> object:
+    """What two buffers of a window share if their books are the same."""
+    entries = tuple(
+        (entry.call, entry.source, entry.changes, entry.consumed)
+        for entry in ledger.history.entries
+    )
+    rows = tuple((row.call, row.site, row.after, row.unknown) for row in ledger.rows)
+    return entries, rows, ledger.unknown, ledger.replicas

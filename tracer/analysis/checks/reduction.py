@@ -1,0 +1,426 @@
+"""Checks of how a loss is reduced: summed, averaged twice, over nothing, over pairs by accident."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+
+from tracer.analysis.callfacts import CallFacts
+from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.finding import Claim, Proof
+from tracer.analysis.checks.registry import check
+from tracer.analysis.checks.weights import call_total, is_known, size, terms_of
+from tracer.analysis.exact import is_same, said, total
+from tracer.analysis.ledger import Row
+from tracer.analysis.strand import Ended, Factor
+from tracer.events import Call, Shape
+
+SECTION = "Reduction of the loss"
+
+
+@check(
+    "sum-reduction",
+    severity="note",
+    section=SECTION,
+    remedy="average the loss, or divide the learning rate by the number of items",
+    reference="OneStageDet and darknet divide the learning rate by the batch size instead",
+    is_factor=True,
+)
+def sum_reduction(case: Case) -> Iterator[Claim]:
+    """The loss is summed over the items of the batch, so the gradient grows with the batch.
+
+    A batch twice as large makes a step twice as long. That is a choice as good as the mean, if the
+    learning rate goes with it: what counts is the product of both.
+
+    Evidence: every reduction on the way from the loss to its items is a sum, and each item has
+    weight 1 in what the optimizer consumes. The factor is the number of items, against a mean.
+
+    Silent: when the sum is divided later, in the loss, in the gradient or by a hook; when the
+    learning rate is a round number divided by the number of items; for a single item.
+    """
+    for account in case.accounts:
+        optimizer = account.optimizer
+        if optimizer is None or not account.steps:
+            continue
+        for rows in terms_of(account):
+            first = rows[0]
+            items = sum(row.items for row in rows if row.call == first.call)
+            if not all(_is_plain_sum(row) for row in rows) or items < 2:
+                continue
+            if first.samples is not None and first.samples.count == 1:
+                continue
+            if optimizer.lr is not None and carries_division(optimizer.lr, items):
+                continue
+            step = (
+                ""
+                if optimizer.lr is None
+                else f"; an item moves the weights by lr {_g(optimizer.lr)} x 1"
+            )
+            yield Claim(
+                f"the loss is a sum over {items:,} items: the gradient is {items:,} x that of "
+                f"their mean{step}",
+                first.reductions[-1].source,
+                account.buffers,
+                Fraction(items),
+                [Proof(f.words, f.source, f.value) for f in (*first.loss, *first.after)],
+                account.steps,
+                case.windows_looked_at(_optimizer_of(account)),
+            )
+
+
+def _is_plain_sum(row: Row) -> bool:
+    weight = row.weight
+    return (
+        bool(row.reductions)
+        and all(r.kind == "sum" for r in row.reductions)
+        and weight is not None
+        and is_same(size(weight), Fraction(1))
+    )
+
+
+def carries_division(lr: float, items: int) -> bool:
+    """Whether a learning rate is a round number divided by the number of items."""
+    return items > 1 and _digits(lr * items) < _digits(lr)
+
+
+def _digits(value: float) -> int:
+    """How many digits a number needs, written in decimal."""
+    text = f"{value:.9e}".partition("e")[0].replace(".", "").rstrip("0")
+    return len(text)
+
+
+def _optimizer_of(account: Account) -> int:
+    return account.kind.first.step.optimizer if account.kind is not None else -1
+
+
+def _g(value: float) -> str:
+    return f"{value:.6g}"
+
+
+# A residual that is a matrix.
+
+EXPLICIT = re.compile(
+    r"None|newaxis|unsqueeze|\.t\(|\.T\b|\.mT\b|transpose|permute|expand|outer|cdist|einsum|"
+    r"meshgrid|@|matmul|(?:view|reshape)\([^)]*,"
+)
+"""How pairs are asked for in so many words."""
+
+FUSED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+ADDITIONS = ("SubBackward", "AddBackward", "RsubBackward")
+PRODUCTS = ("MulBackward", "DivBackward")
+GRID = 1e-4
+
+
+@check(
+    "broadcast-loss",
+    severity="warning",
+    section=SECTION,
+    remedy="give both operands the same shape: `prediction.squeeze(1)` or `target.unsqueeze(1)`",
+    reference="pytorch/pytorch#16045, pytorch/pytorch#19699",
+)
+def broadcast_loss(case: Case) -> Iterator[Claim]:
+    """A residual of shapes (B, 1) and (B,) is (B, B): every prediction meets every target.
+
+    Broadcasting stretches both operands, and the loss is a mean over B x B pairs. The model learns
+    the mean of the targets. Fused losses of torch print a warning; one written by hand says
+    nothing.
+
+    Evidence: the loss is reduced over B x B elements, and the operands of the subtraction or
+    product below have different ranks. The shape of an operand without gradient is read where
+    it was saved, or seen in the values: a matrix a[i] - b[j] is known by its second
+    differences, which are 0.
+
+    Silent: for pairs that are asked for (`x[:, None] - y`, `unsqueeze`, `cdist`, `@`, a
+    transpose in the line), for operands of one rank, and inside modules with parameters.
+    """
+    for call, steps in _calls_of_kinds(case):
+        facts = case.call(call.order)
+        for ended in case.books.flow(call.order).sites.values():
+            shape = ended.strand.reductions[-1].sent if ended.strand.reductions else ()
+            if len(shape) == 2 and shape[0] == shape[1] and shape[0] > 1:
+                found = _spread_below(case, facts, ended, shape)
+                if found is not None:
+                    yield _broadcast(case, facts, found, shape[0], steps)
+
+
+def _calls_of_kinds(case: Case) -> Iterator[tuple[Call, list[int]]]:
+    """The calls that are looked into, each once, with the windows they stand for."""
+    if not case.windows:
+        seen = {entry.call for a in case.accounts for entry in a.entries}
+        yield from ((call, []) for call in case.trace.calls if call.order in seen)
+        return
+    known: set[int] = set()
+    for kind in case.looked:
+        for call in kind.first.calls:
+            if call.order not in known and call.outcome == "done":
+                known.add(call.order)
+                yield call, kind.steps
+
+
+def _spread_below(case: Case, facts: CallFacts, ended: Ended, shape: Shape) -> int | None:
+    """The node below the items whose operands were spread to pairs by accident."""
+    edges = facts.structure.edges
+    stack = [edges[number].receiver for number in ended.edges] + [ended.node]
+    seen: set[int] = set()
+    while stack:
+        node = stack.pop()
+        if node in seen or case.is_in_network(facts, node):
+            continue
+        seen.add(node)
+        received = facts.received.get(node, {}).get(0)
+        if received is None or received.form.shape != shape:
+            continue
+        if _is_accident(case, facts, node, shape[0]):
+            return node
+        stack += [sent.edge.receiver for sent in facts.leaving.get(node, ())]
+    return None
+
+
+def _is_accident(case: Case, facts: CallFacts, node: int, size: int) -> bool:
+    name, called = facts.node(node).name, facts.node(node).called
+    sent = [s.tensor.form.shape for s in facts.leaving.get(node, ())]
+    if not any(shape in ((size, 1), (size,)) for shape in sent):
+        return False
+    if name.startswith("Expand"):
+        above = [s.edge.sender for s in facts.arriving.get(node, ())]
+        return called in FUSED and any(
+            facts.saved(n).get("target_spread") or _is_grid(facts, n) for n in above
+        )
+    if EXPLICIT.search(case.text(facts.node(node).source)):
+        return False
+    if name.startswith(ADDITIONS):
+        if len(sent) == 2:
+            return set(sent) == {(size, 1), (size,)}
+        return any(_is_grid(facts, s.edge.sender) for s in facts.arriving.get(node, ()))
+    if name.startswith(PRODUCTS):
+        saved = facts.saved(node)
+        shapes = {*sent, *(tuple(saved[k]) for k in ("self_sizes", "other_sizes") if k in saved)}
+        return shapes == {(size, 1), (size,)}
+    return False
+
+
+def _is_grid(facts: CallFacts, node: int) -> bool:
+    """Whether a node found its operand to be a[i] + b[j]."""
+    error = facts.saved(node).get("grid_error")
+    above = [s.edge.sender for s in facts.arriving.get(node, ())]
+    if error is None and facts.node(node).name.startswith(ADDITIONS):
+        return any(_is_grid(facts, n) for n in above)
+    return error is not None and error < GRID
+
+
+def _broadcast(case: Case, facts: CallFacts, node: int, size: int, steps: list[int]) -> Claim:
+    own = next(s.tensor.form.shape for s in facts.leaving[node] if len(s.tensor.form.shape) < 3)
+    other = (size,) if len(own) == 2 else (size, 1)
+    found = facts.node(node)
+    return Claim(
+        f"the loss is taken over {size} x {size} pairs, not over {size} items: operands of shapes "
+        f"{own} and {other} were broadcast to ({size}, {size})",
+        found.source,
+        sorted(b for b in facts.writers),
+        None,
+        [
+            Proof(f"{found.called or found.name} makes ({size}, {size}) of {own}", found.source),
+            Proof("backward", facts.call.source),
+        ],
+        steps,
+        len(case.windows),
+    )
+
+
+# Means over nothing, and over weights.
+
+
+@check(
+    "empty-reduction",
+    severity="error",
+    section=SECTION,
+    remedy="skip the batch, or divide by `count.clamp(min=1)`",
+    reference="pytorch/pytorch#70348",
+)
+def empty_reduction(case: Case) -> Iterator[Claim]:
+    """A mean over no item at all: 0 / 0, and the loss is NaN.
+
+    All targets of a batch are ignored, a mask picks nothing, a detector's image has no object.
+
+    Evidence: the sum of the weights that a loss divides by is 0, a division has the divisor 0, or a
+    mean is taken of a tensor without elements.
+
+    Silent: when the divisor is kept above 0.
+    """
+    for layout, calls in _by_layout(case.trace.calls).items():
+        suspects = _suspects(case, layout)
+        for call in calls if suspects else ():
+            scalars = case.trace.scalars(call)
+            for node, words, position in suspects:
+                if position is None or (position < len(scalars) and scalars[position] == 0):
+                    yield _empty(case, call, node, words)
+
+
+def _by_layout(calls: list[Call]) -> dict[int, list[Call]]:
+    found: dict[int, list[Call]] = {}
+    for call in calls:
+        found.setdefault(call.layout, []).append(call)
+    return found
+
+
+def _suspects(case: Case, number: int) -> list[tuple[int, str, int | None]]:
+    """Nodes that divide by a number: where it lies among the scalars, None if it surely is 0."""
+    layout = case.trace.layout(number)
+    assert layout.structure is not None
+    nodes = case.trace.structure(layout.structure).nodes
+    found: list[tuple[int, str, int | None]] = []
+    for state in layout.states:
+        name, saved = nodes[state.node].name, state.saved
+        if not state.ran:
+            continue
+        if name.startswith("NllLoss") and saved.get("reduction") == 1:
+            words = "no target counts: all are ignored, or have weight 0"
+            if "total_weight" in state.numbers:
+                position = state.first + state.numbers.index("total_weight")
+                found.append((state.node, words, position))
+        elif name.startswith("DivBackward") and "other" in state.numbers:
+            position = state.first + state.numbers.index("other")
+            found.append((state.node, "the divisor is 0", position))
+        elif name.startswith("MeanBackward") and 0 in (saved.get("self_sym_sizes") or ()):
+            found.append((state.node, "a mean of no elements", None))
+        elif "Loss" in name and saved.get("reduction") == 1:
+            edges = case.trace.structure(layout.structure).edges
+            own = (c for c in layout.contributions if edges[c.edge].sender == state.node)
+            forms = {contribution.form for contribution in own}
+            if any(case.trace.forms[form].elements == 0 for form in forms):
+                found.append((state.node, "a mean of no elements", None))
+    return found
+
+
+def _empty(case: Case, call: Call, node: int, words: str) -> Claim:
+    facts = case.call(call.order)
+    found = facts.node(node)
+    root = facts.layout.roots[0] if facts.layout.roots else None
+    value = facts.tensor(root.form, root.value).measured if root is not None else None
+    seen = "" if value is None or not value.nonfinite else ": the loss is not finite"
+    return Claim(
+        f"{found.called or found.name} divides by 0, {words}{seen}",
+        found.source,
+        sorted(facts.writers),
+        None,
+        [
+            Proof(words, found.source),
+            Proof(f"backward call {case.numbers[call.order]}", call.source),
+        ],
+        [call.step],
+        len({c.step for c in case.trace.calls}),
+    )
+
+
+@check(
+    "weighted-mean",
+    severity="note",
+    section=SECTION,
+    remedy="for the same weight in every batch, use reduction='sum' and divide by one constant",
+    reference="pytorch/pytorch#72047",
+)
+def weighted_mean(case: Case) -> Iterator[Claim]:
+    """With class weights, `mean` divides by the sum of the weights of this batch's targets.
+
+    Not by the number of items: an item of a rare class weighs less in a batch that has many of
+    them. Over several micro-batches, a mean of such means is not the weighted mean of all.
+
+    Evidence: the recorded total weight, against the number of items and between calls.
+
+    Silent: without class weights, or when all of them are 1.
+    """
+    seen: dict[tuple[str, int], list[tuple[Account, Row]]] = {}
+    for account in case.accounts:
+        for row in account.rows:
+            last = row.reductions[-1] if row.reductions else None
+            if last is not None and last.kind == "weighted-mean" and last.denominator is not None:
+                seen.setdefault(case.line(last.source), []).append((account, row))
+    for found in seen.values():
+        account, row = found[0]
+        last = row.reductions[-1]
+        denominators = sorted({float(r.reductions[-1].denominator or 0) for _, r in found})
+        if denominators == [float(row.items)]:
+            continue
+        span = f"{said(denominators[0])} to {said(denominators[-1])}"
+        divisor = said(last.denominator) if len(denominators) == 1 else f"{span}, as the batch is"
+        yield Claim(
+            f"the mean is weighted by class: {row.items:,} items are divided by the sum of their "
+            f"weights, {divisor}",
+            last.source,
+            sorted({b for a, _ in found for b in a.buffers}),
+            None,
+            [Proof(f"call {r.number}: {r.items} items over {said(r.reductions[-1].denominator)}",
+                   r.reductions[-1].source) for _, r in found],
+            sorted({step for a, _ in found for step in a.steps}),
+            case.windows_looked_at(_optimizer_of(account)),
+        )  # fmt: skip
+
+
+# Divided twice.
+
+
+@check(
+    "double-division",
+    severity="warning",
+    section=SECTION,
+    remedy="divide once: take out one of the two",
+    reference="huggingface/accelerate#3533",
+    is_factor=True,
+)
+def double_division(case: Case) -> Iterator[Claim]:
+    """The loss or its gradient is divided by the same count twice, by the user and by a library.
+
+    Accumulating over k calls, both the script and the library divide by k; or a mean over the batch
+    is divided by the batch size once more. All of the gradient is 1/k of what it should be.
+
+    Evidence: two divisors in series, both equal to the calls of the window or to the items of the
+    batch, and the weights of all items together come to one over that count.
+
+    Silent: when the divisors mean different things (the micro-batches and their items), when a
+    multiplication cancels one, and for an average over losses that were added.
+    """
+    for account in case.accounts:
+        rows = [row for rows in terms_of(account) for row in rows]
+        if not rows or not account.steps or not all(is_known(row) for row in rows):
+            continue
+        calls = len({row.call for row in rows})
+        items = max(row.items for row in rows)
+        whole = total([call_total(rows, call) for call in {row.call for row in rows}])
+        for count, each in ((calls, whole), (items, whole / calls)):
+            if count > (1 if count == calls else 2) and is_same(each, Fraction(1, count)):
+                twice = _divisions(case, rows[0], count, is_items=count != calls)
+                if len(twice) > 1:
+                    yield _divided_twice(case, account, twice, count, count != calls)
+                    break
+
+
+def _divisions(case: Case, row: Row, count: int, *, is_items: bool) -> list[Factor]:
+    """What divides by the count: a mean over the items too, if it is the items that are meant."""
+    found = []
+    value = Fraction(1, count)
+    for factor in (*row.loss, *row.after):
+        if not is_same(factor.value, value):
+            continue
+        is_mean = factor.kind == "reduction" and is_items
+        text = case.text(factor.source)
+        is_division = factor.kind == "scale" and ("/" in text or "div" in text or not text)
+        if is_mean or is_division or factor.kind == "edit":
+            found.append(factor)
+    return found
+
+
+def _divided_twice(
+    case: Case, account: Account, twice: list[Factor], count: int, is_items: bool
+) -> Claim:
+    what = f"the {count} items of the batch" if is_items else f"the {count} calls of the window"
+    placed = [factor for factor in twice if factor.source is not None]
+    return Claim(
+        f"divided twice by {count}, {what}: the gradient is 1/{count} of the mean",
+        (placed[-1] if placed else twice[-1]).source,
+        account.buffers,
+        Fraction(1, count),
+        [Proof(factor.words, factor.source, factor.value) for factor in twice],
+        account.steps,
+        case.windows_looked_at(_optimizer_of(account)),
+    )

@@ -1,0 +1,60 @@
+"""The table of checks: a decorator puts a function in, and its docstring is its documentation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tracer.analysis.checks.case import Case
+from tracer.analysis.checks.finding import Claim, Severity
+
+__all__ = ["CHECKS", "Check", "Function", "check"]
+
+Function = Callable[[Case], Iterable[Claim]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A rule over a `Case`, with what all its findings share.
+
+    `is_factor` marks those that find a constant factor: all of a gradient is so many times what it
+    should be, in the right direction. Optimizers react to that in different ways.
+    """
+
+    slug: str
+    severity: Severity
+    function: Function
+    remedy: str
+    reference: str
+    section: str
+    is_factor: bool = False
+
+    @property
+    def documentation(self) -> str:
+        """The docstring, without the indentation of the code."""
+        return inspect.cleandoc(self.function.__doc__ or "")
+
+
+CHECKS: dict[str, Check] = {}
+"""Filled by the decorator; `catalogue` says the order."""
+
+
+def check(
+    slug: str,
+    *,
+    severity: Severity,
+    section: str,
+    remedy: str,
+    reference: str = "",
+    is_factor: bool = False,
+) -> Callable[[Function], Function]:
+    """Put a function into the table. `severity` is the highest that it gives."""
+
+    def register(function: Function) -> Function:
+        if slug in CHECKS:
+            raise ValueError(f"a second check called {slug}")
+        CHECKS[slug] = Check(slug, severity, function, remedy, reference, section, is_factor)
+        return function
+
+    return register

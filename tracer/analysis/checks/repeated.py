@@ -1,0 +1,653 @@
+"""Checks of repeated backward calls: what adds up in a buffer until a step consumes it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.finding import Claim, Proof, Severity
+from tracer.analysis.checks.registry import check
+from tracer.analysis.checks.weights import call_total, is_known, terms_of
+from tracer.analysis.checks.windows import buffers_of
+from tracer.analysis.exact import is_same, product, said
+from tracer.analysis.history import Entry
+from tracer.analysis.ledger import Row
+from tracer.events import Call, Edit, Reset, Step
+
+SECTION = "Repeated backward calls"
+ONE = Fraction(1)
+
+
+def _looked(case: Case, account: Account) -> int:
+    return case.windows_looked_at(_optimizer(account))
+
+
+def _optimizer(account: Account) -> int:
+    return account.kind.first.step.optimizer if account.kind is not None else -1
+
+
+# Sums and means of calls.
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The calls of one line in one window, and the rows of their losses."""
+
+    account: Account
+    calls: list[Call]
+    rows: list[Row]
+    from_loader: bool
+
+    @property
+    def counts(self) -> list[int]:
+        """The items of each call."""
+        return [sum(r.items for r in self.rows if r.call == c.order) for c in self.calls]
+
+
+def _streams(case: Case) -> Iterator[_Stream]:
+    """Every line that filled a buffer several times in a window, per loss."""
+    for account in case.accounts:
+        if not account.steps:
+            continue
+        for calls in case.streams(account):
+            orders = {call.order for call in calls}
+            for rows in terms_of(account):
+                own = [row for row in rows if row.call in orders]
+                if len(calls) > 1 and own and all(is_known(row) for row in own):
+                    yield _Stream(account, calls, own, case.batches_drawn(calls))
+
+
+@check(
+    "accumulation-not-divided",
+    severity="warning",
+    section=SECTION,
+    remedy="divide the loss by the number of calls per step",
+    reference="axolotl#2262, huggingface/transformers#35438",
+    is_factor=True,
+)
+def accumulation_not_divided(case: Case) -> Iterator[Claim]:
+    """Several backward calls, each of a mean, are added before the step, and nobody divides by k.
+
+    The gradient is k times the mean over all items of the window. Plain SGD takes steps k times as
+    long; Adam hides it.
+
+    Evidence: k calls of one line in the window, and the items of each call have weights that
+    come to 1. A warning if each call had a batch of its own from one `DataLoader`, and the
+    optimizer does not cancel factors; without these signs (several losses, chunks of a
+    sequence, episodes, tasks) the sum may be meant, and it is a note.
+
+    Silent: when the loss or the gradient is divided by k, and for a loss that is a sum anyhow.
+    """
+    for stream in _streams(case):
+        account, rows, count = stream.account, stream.rows, len(stream.calls)
+        if not all(is_same(call_total(rows, c.order), ONE) for c in stream.calls):
+            continue
+        if _is_sum(rows) or any(r.items > 1 and not r.reductions for r in rows):
+            continue
+        if any(is_same(f.value, Fraction(1, count)) and f.kind != "reduction"
+               for r in rows for f in (*r.loss, *r.after)):  # fmt: skip
+            continue
+        optimizer = account.optimizer
+        is_plain = optimizer is not None and not optimizer.is_adaptive
+        severity: Severity = "warning" if stream.from_loader and is_plain else "note"
+        yield Claim(
+            f"{count} backward calls, each of a mean, are added and not divided: the gradient is "
+            f"{count} x the mean over the {sum(stream.counts):,} items of the window",
+            stream.calls[0].source,
+            account.buffers,
+            Fraction(count),
+            [
+                Proof("each call is a mean", _loss_line(rows[0])),
+                Proof(f"{count} calls before the step", stream.calls[0].source, Fraction(count)),
+                Proof("the step", account.ledger.step.source if account.ledger.step else None),
+            ],
+            account.steps,
+            _looked(case, account),
+            severity,
+            f"divide the loss by {count} before backward()",
+        )
+
+
+def _is_sum(rows: Sequence[Row]) -> bool:
+    return all(r.reductions for r in rows) and all(
+        reduction.kind == "sum" for r in rows for reduction in r.reductions
+    )
+
+
+def _loss_line(row: Row) -> int | None:
+    return row.reductions[-1].source if row.reductions else row.term.source
+
+
+@check(
+    "mean-of-means",
+    severity="warning",
+    section=SECTION,
+    remedy="sum over the items of each call, and divide by the number of items of the whole window",
+    reference="huggingface/transformers#34191 and the unsloth fix",
+)
+def mean_of_means(case: Case) -> Iterator[Claim]:
+    """Each micro-batch averages over its own number of items, and these numbers differ.
+
+    An item of a short micro-batch weighs more than one of a long one: with tokens and padding
+    easily several times. The gradient points elsewhere, not only further.
+
+    Evidence: the calls of one line in a window have different numbers of items that count (ignored
+    and masked ones do not), and the items of each call have the same weight together.
+
+    Silent: for equal counts, and for sums divided by one common count. A note where only the last
+    micro-batch is shorter, in the smaller part of the windows (the end of an epoch), where the
+    counts are the same in every window, and where a call is multiplied by another count (its
+    images): what is averaged inside is then normalised on purpose.
+    """
+    ragged: dict[object, list[_Stream]] = defaultdict(list)
+    even: Counter[object] = Counter()
+    key: object
+    for stream in _streams(case):
+        key = (_optimizer(stream.account), stream.calls[0].source, _loss_line(stream.rows[0]))
+        totals = [call_total(stream.rows, call.order) for call in stream.calls]
+        if len(set(stream.counts)) == 1:
+            even[key] += len(stream.account.steps)
+        elif all(is_same(totals[0], other) for other in totals) and not _is_sum(stream.rows):
+            ragged[key].append(stream)
+    for key, streams in ragged.items():
+        severity = _raggedness(streams, even[key])
+        for stream in streams:
+            yield _mean_of_means(case, stream, severity if _is_of_items(stream) else "note")
+
+
+def _raggedness(streams: list[_Stream], even: int) -> Severity:
+    """How much it matters that the counts differ."""
+    shapes = {tuple(stream.counts) for stream in streams}
+    windows = sum(len(stream.account.steps) for stream in streams)
+    only_last = all(len(set(c[:-1])) == 1 and c[-1] < c[0] for c in shapes)
+    if only_last and windows <= even:
+        return "note"
+    return "note" if len(shapes) == 1 and windows > 2 and not even else "warning"
+
+
+def _is_of_items(stream: _Stream) -> bool:
+    """Whether the calls are means by themselves or together, and not weighted by another count."""
+    share = call_total(stream.rows, stream.calls[0].order)
+    return is_same(share, ONE) or is_same(share, Fraction(1, len(stream.calls)))
+
+
+def _mean_of_means(case: Case, stream: _Stream, severity: Severity) -> Claim:
+    counts = stream.counts
+    ratio = Fraction(max(counts), min(counts))
+    weights = [
+        Proof(f"call {row.number}: {row.items:,} items", _loss_line(row), row.weight)
+        for row in stream.rows
+    ]
+    return Claim(
+        f"a mean of means: calls of {', '.join(f'{n:,}' for n in counts[:6])}"
+        f"{' ...' if counts[6:] else ''} items each divide by their own count, so an item weighs "
+        f"up to {said(ratio)} x another",
+        _loss_line(stream.rows[0]),
+        stream.account.buffers,
+        ratio,
+        weights,
+        stream.account.steps,
+        _looked(case, stream.account),
+        severity,
+    )
+
+
+@check(
+    "short-window",
+    severity="warning",
+    section=SECTION,
+    remedy="divide by the calls that this window really has, or drop the rest",
+    reference="Lightning-AI/pytorch-lightning#19987",
+    is_factor=True,
+)
+def short_window(case: Case) -> Iterator[Claim]:
+    """The loss is divided by the usual number of calls, but this window has another number of them.
+
+    The last window of an epoch is shorter when the batches do not come out even. Its step is only
+    as long as its share.
+
+    Evidence: each call carries 1/k, other windows have k calls, and this one has not.
+
+    Silent: when every window has as many calls as its divisor says.
+    """
+    usual: dict[object, set[int]] = defaultdict(set)
+    found = []
+    for stream in _streams_of_any_length(case):
+        key = (_optimizer(stream.account), stream.calls[0].source)
+        share = call_total(stream.rows, stream.calls[0].order)
+        if isinstance(share, Fraction) and share.numerator == 1 and share.denominator > 1:
+            if share.denominator == len(stream.calls):
+                usual[key].add(share.denominator)
+            else:
+                found.append((key, share.denominator, stream))
+    for key, divisor, stream in found:
+        if divisor in usual[key]:
+            yield _short(case, stream, divisor)
+
+
+def _streams_of_any_length(case: Case) -> Iterator[_Stream]:
+    for account in case.accounts:
+        rows = [row for rows in terms_of(account) for row in rows]
+        if account.steps and rows and all(is_known(row) for row in rows):
+            for calls in case.streams(account):
+                orders = {call.order for call in calls}
+                own = [row for row in rows if row.call in orders]
+                if own:
+                    yield _Stream(account, calls, own, from_loader=False)
+
+
+def _short(case: Case, stream: _Stream, divisor: int) -> Claim:
+    count, share = len(stream.calls), Fraction(1, divisor)
+    factors = [f for f in (*stream.rows[0].loss, *stream.rows[0].after) if is_same(f.value, share)]
+    line = next((f.source for f in factors if f.kind != "reduction" and f.source is not None), None)
+    return Claim(
+        f"the loss is divided by {divisor}, but this window has {count} "
+        f"call{'' if count == 1 else 's'}: the gradient is {count}/{divisor} of the mean",
+        stream.calls[0].source if line is None else line,
+        stream.account.buffers,
+        Fraction(count, divisor),
+        [
+            Proof("each call", line, share),
+            Proof(f"{count} of {divisor} calls", stream.calls[0].source),
+        ],
+        stream.account.steps,
+        _looked(case, stream.account),
+    )
+
+
+# What was in the buffer before.
+
+
+@check(
+    "missing-zero-grad",
+    severity="error",
+    section=SECTION,
+    remedy="call optimizer.zero_grad() between the step and the next backward()",
+    reference="pytorch/pytorch#47175",
+)
+def missing_zero_grad(case: Case) -> Iterator[Claim]:
+    """A step consumes gradients that earlier steps of the same optimizer have consumed already.
+
+    Nobody emptied the buffers in between, so step t takes the sum of all t gradients so far.
+
+    Evidence: contributions of earlier windows are still in the buffer, beside new ones.
+
+    Silent: for calls that are accumulated and consumed once, however many.
+    """
+    for account in case.accounts:
+        step = account.ledger.step
+        if step is None:
+            continue
+        own = {s.order for s in case.trace.steps if s.optimizer == step.optimizer} - {step.order}
+        stale = [e for e in account.entries if own & set(e.consumed)]
+        fresh = [e for e in account.fresh if e.call is not None]
+        if not stale or not fresh or any(_is_kept_on_purpose(entry) for entry in stale):
+            continue
+        used = sorted({case.books.archive.by_order[o].step for e in stale for o in e.consumed
+                       if o in own})  # fmt: skip
+        yield Claim(
+            "the step also consumes gradients that earlier steps have consumed: "
+            "the buffers are not emptied between steps",
+            step.source,
+            account.buffers,
+            None,
+            [
+                Proof(f"{len(stale)} of {len(account.entries)} contributions at step {step.step} "
+                      f"were consumed before, by step {used[0]}"
+                      + (f" to {used[-1]}" if used[1:] else ""), stale[0].source),
+                Proof("no zero_grad between", step.source),
+            ],
+            account.steps,
+            _looked(case, account),
+        )  # fmt: skip
+
+
+def _is_kept_on_purpose(entry: Entry) -> bool:
+    """Whether somebody scaled what was kept, as a momentum of one's own does."""
+    after = entry.consumed[0]
+    return any(change.kind == "edit" and change.order >= after for change in entry.changes)
+
+
+@check(
+    "foreign-root",
+    severity="warning",
+    section=SECTION,
+    remedy="empty the buffers before this backward(), or detach what should not be trained by it",
+    reference="Lightning-AI/pytorch-lightning#557",
+)
+def foreign_root(case: Case) -> Iterator[Claim]:
+    """A step consumes what the backward call of another loss left in its buffers.
+
+    A generator's loss flows through the discriminator and fills its gradients; if they are not
+    emptied before the discriminator's own backward, its step follows both losses. The same happens
+    to a critic below an actor's loss.
+
+    Evidence: a contribution whose call another optimizer has consumed, then new calls from another
+    line, and then the step that takes all of them.
+
+    Silent: when the buffers are emptied in between, when several optimizers share one loss, and
+    when a step simply collects several losses.
+    """
+    for account in case.accounts:
+        step = account.ledger.step
+        if step is None:
+            continue
+        fresh = [e for e in account.fresh if e.call is not None]
+        for entry in fresh:
+            between = _consumer_between(case, entry, step)
+            later = [e for e in fresh if between and (e.call or 0) > between.order]
+            later = [e for e in later if case.line(e.source) != case.line(entry.source)]
+            if between is None or not later:
+                continue
+            yield Claim(
+                f"the step of {step.kind} also consumes what another loss left: "
+                f"{_call_name(case, entry)} filled these buffers, a step of {between.kind} "
+                "followed, and nobody emptied them",
+                later[0].source,
+                account.buffers,
+                None,
+                [
+                    Proof("the other loss", entry.source),
+                    Proof(f"its own step, {between.kind}", between.source),
+                    Proof("added to it", later[0].source),
+                    Proof(f"consumed, {step.kind}", step.source),
+                ],
+                account.steps,
+                _looked(case, account),
+            )
+
+
+def _call_name(case: Case, entry: Entry) -> str:
+    text = case.text(entry.source)
+    return text if text and len(text) < 60 else f"call {case.numbers.get(entry.call or 0, '?')}"
+
+
+def _consumer_between(case: Case, entry: Entry, step: Step) -> Step | None:
+    """A step of another optimizer that consumed the same call for buffers of its own."""
+    own = set(buffers_of(step))
+    call = case.books.archive.by_order.get(entry.call or 0)
+    for other in case.trace.steps:
+        if other.order >= step.order:
+            return None
+        if other.optimizer == step.optimizer or other.order < (entry.call or 0):
+            continue
+        theirs = set(buffers_of(other))
+        if theirs & own or not isinstance(call, Call):
+            continue
+        if any(case.books.archive.writes(call, buffer) for buffer in theirs):
+            return other
+    return None
+
+
+@check(
+    "double-backward-same-graph",
+    severity="warning",
+    section=SECTION,
+    remedy="send each loss backward once: add the losses and call backward() a single time",
+    reference='the usual outcome of silencing "backward through the graph a second time"',
+    is_factor=True,
+)
+def double_backward_same_graph(case: Case) -> Iterator[Claim]:
+    """The same term of a loss is sent backward twice into one window, by `retain_graph=True`.
+
+    `total = total + loss; total.backward(retain_graph=True)` in a loop counts the first term as
+    often as the loop runs.
+
+    Evidence: the very nodes that reduce a loss run in two backward calls, and both of them are in
+    the buffer that a step consumes.
+
+    Silent: for a trunk that several heads share (each head's loss runs once), for double
+    backward by `create_graph`, and when the buffers are emptied in between.
+    """
+    for account in case.accounts:
+        if not account.steps:
+            continue
+        inside = {entry.call for entry in account.fresh}
+        times: Counter[int | None] = Counter()
+        proofs: dict[int | None, list[Proof]] = defaultdict(list)
+        for call in case.calls_of(account):
+            for node, order in call.again:
+                if order in inside and call.order in inside and _counts_again(case, call, node):
+                    times[call.source] += 1
+                    proofs[call.source] += [
+                        Proof("sent backward, graph retained", case.event_source(order)),
+                        Proof("and again", call.source),
+                    ]
+                    break
+        for source, count in times.items():
+            yield Claim(
+                f"a loss is sent backward {count + 1} times over the same graph: its gradient "
+                f"counts {count + 1} times",
+                source,
+                account.buffers,
+                Fraction(count + 1),
+                proofs[source],
+                account.steps,
+                _looked(case, account),
+            )
+
+
+def _counts_again(case: Case, call: Call, node: int) -> bool:
+    """Whether the nodes behind this one include those that reduce a loss."""
+    facts = case.call(call.order)
+    ends = {
+        reduction.node if (reduction := one.strand.reductions[-1]).node >= 0 else one.node
+        for one in case.books.flow(call.order).sites.values()
+        if one.strand.reductions
+    }
+    ends |= {root.node for root in facts.layout.roots}
+    stack, seen = [node], {node}
+    while stack:
+        current = stack.pop()
+        if current in ends:
+            return True
+        for edge in facts.outgoing.get(current, ()):
+            if edge.receiver not in seen:
+                seen.add(edge.receiver)
+                stack.append(edge.receiver)
+    return False
+
+
+@check(
+    "clip-per-microbatch",
+    severity="warning",
+    section=SECTION,
+    remedy="clip once, after the last backward() of the window and before the step",
+    reference="huggingface/transformers#986",
+)
+def clip_per_microbatch(case: Case) -> Iterator[Claim]:
+    """Gradients are clipped after each call of a window: the early calls are clipped again and
+    again.
+
+    The clip scales all that is in the buffer. What came first is multiplied by every coefficient
+    that follows, so the calls weigh unequally, and the direction changes.
+
+    Evidence: a clip with a coefficient below 1 between two contributions of one window.
+
+    Silent: for one clip before the step, and where no clip had anything to do.
+    """
+    for account in case.accounts:
+        if not account.steps or len(account.fresh) < 2:
+            continue
+        first, last = account.fresh[0], account.fresh[-1]
+        extra = [
+            c for c in first.changes if c.kind.startswith("clip") and c.order < (last.call or 0)
+        ]
+        if not extra:
+            continue
+        factor = product(change.factor for change in extra)
+        by = "" if factor is None else f", {said(factor)} x"
+        yield Claim(
+            f"clipped {len(extra)} times between the {len(account.fresh)} calls of a window: the "
+            f"first call weighs less than the last{by}",
+            extra[0].source,
+            account.buffers,
+            factor,
+            [Proof(c.words, c.source, c.factor) for c in extra],
+            account.steps,
+            _looked(case, account),
+        )
+
+
+# What no step consumed, and what two steps did.
+
+
+@dataclass
+class _Fate:
+    """What became of the calls of one line, over the whole run."""
+
+    consumed: Counter[int] = field(default_factory=Counter)
+    """Per window, how many."""
+    lost: list[tuple[Reset, list[int]]] = field(default_factory=list)
+
+
+@check(
+    "lost-contributions",
+    severity="warning",
+    section=SECTION,
+    remedy="step before emptying the buffers, or keep the rest for the next window",
+    reference="ultralytics/ultralytics#11217",
+)
+def lost_contributions(case: Case) -> Iterator[Claim]:
+    """`zero_grad` throws away backward calls that no step has consumed.
+
+    A script that accumulates k batches and empties the buffers at the start of each epoch loses the
+    rest of the epoch before: these items were never learnt from.
+
+    Evidence: the buffers are emptied with contributions of a line in them that is otherwise
+    consumed k at a time, and fewer than k were there.
+
+    Silent: for buffers that are always emptied before their own backward (GAN, SAM), for gradients
+    that are not finite, and for steps that a GradScaler left out. A note where single calls are
+    thrown away now and then, as a script does that skips bad batches.
+    """
+    for buffers, fates in _fates(case).items():
+        for source, fate in fates.items():
+            sizes = fate.consumed.values()
+            usual = max(sizes, default=0)
+            short = [(r, calls) for r, calls in fate.lost if len(calls) < usual]
+            whole = [(r, calls) for r, calls in fate.lost if len(calls) >= usual]
+            if not usual or len(fate.lost) >= len(fate.consumed):
+                continue
+            for lost, severity in ((short, "warning"), (whole, "note")):
+                for reset, calls in lost:
+                    if not _is_finite_at(case, calls[-1], buffers[0]):
+                        continue
+                    yield Claim(
+                        f"{reset.by} throws away {len(calls)} backward "
+                        f"call{'' if len(calls) == 1 else 's'} that no step consumed; elsewhere "
+                        f"{usual} make a step",
+                        reset.source,
+                        buffers,
+                        None,
+                        [Proof("not consumed", source), Proof("emptied", reset.source)],
+                        [reset.step],
+                        len(case.windows),
+                        "warning" if severity == "warning" else "note",
+                    )
+
+
+def _is_finite_at(case: Case, call: int, buffer: int) -> bool:
+    event = case.books.archive.by_order[call]
+    assert isinstance(event, Call)
+    after = case.books.archive.reading(event, buffer, "after")
+    return after is None or after.measured is None or not after.measured.nonfinite
+
+
+def _classes(case: Case) -> list[tuple[int, ...]]:
+    """Buffers that the same events touch, by all that is known without measurements."""
+    touched: dict[int, set[object]] = defaultdict(set)
+    for call in case.trace.calls:
+        layout = case.trace.layout(call.layout)
+        if call.accumulates and layout.structure is not None:
+            for node in case.trace.structure(layout.structure).nodes:
+                if node.buffer is not None:
+                    touched[node.buffer].add(("call", layout.structure))
+    for step in case.trace.steps:
+        for buffer in buffers_of(step):
+            touched[buffer].add(("step", step.optimizer))
+    for reset in case.trace.resets:
+        for buffer in reset.buffers:
+            touched[buffer].add(("reset", reset.source, len(reset.buffers)))
+    alike: dict[object, list[int]] = defaultdict(list)
+    for buffer, events in touched.items():
+        alike[frozenset(events)].append(buffer)
+    return [tuple(sorted(members)) for members in alike.values()]
+
+
+def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
+    """For each class of buffers and each line of a backward call: consumed or lost?"""
+    found: dict[tuple[int, ...], dict[int | None, _Fate]] = {}
+    for members in _classes(case):
+        buffer, archive = members[0], case.books.archive
+        fates: dict[int | None, _Fate] = defaultdict(_Fate)
+        pending: list[Call] = []
+        is_skipped = False
+        for event in case.trace.events:
+            if isinstance(event, Call) and archive.writes(event, buffer):
+                if not archive.has_reading(event, buffer, "before"):
+                    pending = []  # emptied by hand: on purpose
+                pending.append(event)
+            elif isinstance(event, Step) and archive.has_reading(event, buffer, "consumed"):
+                for call in pending:
+                    fates[call.source].consumed[event.order] += 1
+                pending = []
+            elif isinstance(event, Edit) and event.kind == "step_skipped":
+                is_skipped = True
+            elif isinstance(event, Reset) and buffer in event.buffers:
+                for source in dict.fromkeys(call.source for call in pending):
+                    calls = [call.order for call in pending if call.source == source]
+                    if not is_skipped:
+                        fates[source].lost.append((event, calls))
+                pending, is_skipped = [], False
+        found[members] = fates
+    return found
+
+
+@check(
+    "stepped-twice",
+    severity="warning",
+    section="Precision, clipping, hooks, optimizer",
+    remedy="let one optimizer step the parameter, once per window",
+    reference="one parameter in two optimizers; scaler.step() beside optimizer.step()",
+    is_factor=True,
+)
+def stepped_twice(case: Case) -> Iterator[Claim]:
+    """The same gradient moves a parameter twice.
+
+    It is in two optimizers, or `optimizer.step()` is called beside `scaler.step(optimizer)`.
+
+    Evidence: two steps consume a buffer, and nothing was added to it or taken out in between.
+
+    Silent: for an optimizer that calls another one inside its own step, and for steps with a
+    closure.
+    """
+    archive = case.books.archive
+    for members in _classes(case):
+        buffer = members[0]
+        last: Step | None = None
+        for event in case.trace.events:
+            if isinstance(event, Reset):
+                last = None if buffer in event.buffers else last
+            elif isinstance(event, Call) and archive.writes(event, buffer):
+                last = None
+            elif isinstance(event, Step) and archive.has_reading(event, buffer, "consumed"):
+                if last is not None and last.step != event.step:
+                    yield _stepped_twice(case, last, event, members)
+                last = event
+
+
+def _stepped_twice(case: Case, first: Step, second: Step, buffers: tuple[int, ...]) -> Claim:
+    who = "the same optimizer" if first.optimizer == second.optimizer else "two optimizers"
+    return Claim(
+        f"stepped twice with one gradient, by {who}: {first.kind} and then {second.kind}",
+        second.source,
+        buffers,
+        Fraction(2),
+        [Proof(f"{first.kind}.step", first.source), Proof(f"{second.kind}.step", second.source)],
+        [second.step],
+        sum(s.optimizer == second.optimizer for s in case.trace.steps),
+    )

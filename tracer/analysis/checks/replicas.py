@@ -1,0 +1,136 @@
+"""Checks of DataParallel: what the losses of the replicas come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.finding import Claim, Proof, Severity
+from tracer.analysis.checks.registry import check
+from tracer.analysis.checks.weights import is_known, terms_of
+from tracer.analysis.exact import is_same, said, total
+from tracer.analysis.ledger import Row
+
+SECTION = "Data parallel"
+ONE = Fraction(1)
+
+
+def _by_replica(case: Case) -> Iterator[tuple[Account, list[Row]]]:
+    """The rows of one call that replicas reduced, each for itself."""
+    for account in case.accounts:
+        if account.ledger.replicas < 2:
+            continue
+        for rows in terms_of(account):
+            for call in dict.fromkeys(row.call for row in rows):
+                own = [row for row in rows if row.call == call and row.replica is not None]
+                ends = {row.reductions[-1].node for row in own if row.reductions}
+                replicas = {row.replica for row in own}
+                if len(replicas) > 1 and len(ends) > 1 and all(is_known(row) for row in own):
+                    yield account, own
+
+
+def _line(rows: Sequence[Row]) -> int | None:
+    """Where the losses of the replicas were put together, or else where each was reduced."""
+    for reduction in rows[0].reductions:
+        if reduction.over == len(rows):
+            return reduction.source
+    return rows[0].reductions[-1].source
+
+
+def _looked(case: Case, account: Account) -> int:
+    step = account.ledger.step
+    return 0 if step is None else case.windows_looked_at(step.optimizer)
+
+
+@check(
+    "replica-losses-summed",
+    severity="warning",
+    section=SECTION,
+    remedy="average what the replicas return: `loss.mean().backward()`",
+    reference="nyu-mll/jiant#989",
+    is_factor=True,
+)
+def replica_losses_summed(case: Case) -> Iterator[Claim]:
+    """DataParallel returns one loss per replica, each a mean, and the script adds them.
+
+    The gradient is as many times the mean as there are replicas: it changes with the machine.
+
+    Evidence: as many reductions before the gather as replicas, the items of each with weights that
+    come to 1.
+
+    Silent: when they are averaged, when the loss is taken after the gather, and for sums.
+    """
+    for account, rows in _by_replica(case):
+        totals = [row.total for row in rows if row.total is not None]
+        if any(not is_same(one, ONE) for one in totals) or _is_sum(rows):
+            continue
+        count = len({row.replica for row in rows})
+        optimizer = account.optimizer
+        is_hidden = optimizer is not None and optimizer.is_adaptive
+        severity: Severity = "note" if is_hidden else "warning"
+        yield Claim(
+            f"the losses of {count} replicas, each a mean, are added: the gradient is {count} x "
+            "the mean",
+            _line(rows),
+            account.buffers,
+            Fraction(count),
+            [
+                Proof(f"replica {row.replica}: {row.items} items", row.reductions[-1].source,
+                      row.weight) for row in rows
+            ],
+            account.steps,
+            _looked(case, account),
+            severity,
+        )  # fmt: skip
+
+
+def _is_sum(rows: Sequence[Row]) -> bool:
+    return all(reduction.kind == "sum" for row in rows for reduction in row.reductions)
+
+
+@check(
+    "ragged-replicas",
+    severity="warning",
+    section=SECTION,
+    remedy="take the loss after the gather, or choose a batch that the number of replicas divides",
+    reference="huggingface/transformers#608",
+)
+def ragged_replicas(case: Case) -> Iterator[Claim]:
+    """Each replica averages over its own chunk of the batch, and the chunks are not equal.
+
+    Ten images on four GPUs are 3, 3, 3 and 1: the single one weighs three times as much.
+
+    Evidence: the items of the replicas' reductions differ, and those of each replica have the same
+    weight together.
+
+    Silent: for equal chunks, and when the loss is taken after the gather. A note where most windows
+    have equal chunks: the last batch of an epoch.
+    """
+    found = [(account, rows) for account, rows in _by_replica(case) if not _is_sum(rows)]
+    even = sum(len(account.steps) for account, rows in found if len({r.items for r in rows}) == 1)
+    ragged = [(account, rows) for account, rows in found if len({r.items for r in rows}) > 1]
+    windows = sum(len(account.steps) for account, _ in ragged)
+    severity: Severity = "note" if 0 < windows <= even else "warning"
+    for account, rows in ragged:
+        totals = [row.total for row in rows if row.total is not None]
+        if not all(is_same(totals[0], one) for one in totals):
+            continue
+        counts = [row.items for row in rows]
+        ratio = Fraction(max(counts), min(counts))
+        whole = total(totals)
+        yield Claim(
+            f"a mean of the means of {len(rows)} replicas with chunks of "
+            f"{', '.join(map(str, counts))}: an item weighs up to {said(ratio)} x another",
+            _line(rows),
+            account.buffers,
+            ratio,
+            [
+                *(Proof(f"replica {row.replica}: {row.items} items", row.reductions[-1].source,
+                        row.weight) for row in rows),
+                Proof(f"together {said(whole)} of the mean", _line(rows), whole),
+            ],
+            account.steps,
+            _looked(case, account),
+            severity,
+        )  # fmt: skip

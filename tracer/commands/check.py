@@ -1,0 +1,63 @@
+"""`gradtrace check`: what is wrong with the gradients of a run, or worth a note."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+
+from tracer.analysis.checks.case import Case
+from tracer.analysis.checks.catalogue import chosen
+from tracer.analysis.checks.run import Report, examine
+from tracer.commands.console import progress, wants_colour, write
+from tracer.tracefile import Trace, load
+from tracer.version import __version__
+from tracer.views.findings import document, findings_text
+from tracer.views.sarif import sarif
+from tracer.views.terminal import Ink
+
+__all__ = ["add_options", "run"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "traces", metavar="TRACE", nargs="+", help="files that `gradtrace trace` wrote"
+    )
+    parser.add_argument(
+        "--select", type=_slugs, default=(), metavar="SLUG[,SLUG]", help="only these checks"
+    )
+    parser.add_argument(
+        "--ignore", type=_slugs, default=(), metavar="SLUG[,SLUG]", help="all but these checks"
+    )
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    formats.add_argument(
+        "--sarif", action="store_true", help="a SARIF 2.1.0 log, for code-review tools"
+    )
+
+
+def _slugs(text: str) -> tuple[str, ...]:
+    return tuple(slug.strip() for slug in text.split(",") if slug.strip())
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what was found; 1 if anything is more than a note."""
+    wanted = chosen(options.select, options.ignore)
+    with ExitStack() as stack:
+        traces: list[Trace] = [stack.enter_context(load(name)) for name in options.traces]
+        with progress("checking"):
+            report = examine([Case(trace) for trace in traces], options.select, options.ignore)
+        folder = traces[0].info.cwd
+    if options.sarif:
+        log = sarif(report, wanted, __version__, folder, options.traces)
+        print(json.dumps(log, indent=2))
+    elif options.json:
+        print(json.dumps(document(report, options.traces), indent=2))
+    else:
+        write(findings_text(report, options.traces, Ink(wants_colour(sys.stdout))), sys.stdout)
+    return exit_code(report)
+
+
+def exit_code(report: Report) -> int:
+    return 0 if report.is_clean else 1
