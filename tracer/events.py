@@ -480,6 +480,11 @@ class Edit:
     - "step_skipped": kind of the optimizer; GradScaler left out its step, gradients were not finite
     - "scale_update": before, after: the loss scale
 
+    - "terms": of the next backward call, what each term of its loss would send to each buffer: see
+      `tracer.record.terms`. terms: node and output that each comes from; buffers; for each buffer
+      dots (<part, whole> of each term), norms (of each part), squares (<whole, whole>). Or skipped:
+      why the call was left out
+
     The first three have readings "before" and "after" of each buffer they were given.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tracer.analysis.balance import BalanceReport, check_balance
@@ -14,6 +15,7 @@ from tracer.analysis.history import Entry
 from tracer.analysis.job import seen_from
 from tracer.analysis.ledger import Books, Ledger, Row, steps_of
 from tracer.analysis.notes import Note, Optimizer, notes_of, optimizer_of, run_notes
+from tracer.analysis.shares import Share, TermShares, shares_of, terms_of
 from tracer.analysis.verdicts import Verdict, verdict_of
 from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Step
@@ -23,13 +25,16 @@ from tracer.tracefile import Trace
 
 __all__ = ["Explainer", "Explanation", "Group", "Optimizer", "Overview", "explainer_of"]
 
+NO_TERMS = TermShares(missing="the run was recorded without `trace --terms`")
+
 
 @dataclass(frozen=True)
 class Explanation:
     """One parameter at one step.
 
     `balance` is how far the contributions, with all factors, are from what was consumed, relative
-    to their norms; None where a factor is not known. `chain` is that of the last call.
+    to their norms; None where a factor is not known. `chain` is that of the last call. `shares` are
+    those of the contributions, `terms` those of the terms of the loss.
     """
 
     name: str
@@ -41,6 +46,8 @@ class Explanation:
     chain: tuple[Link, ...] = ()
     fills: int = 0
     notes: tuple[Note, ...] = ()
+    shares: tuple[Share | None, ...] = ()
+    terms: TermShares = NO_TERMS
 
     @property
     def is_balanced(self) -> bool:
@@ -85,6 +92,11 @@ class Explainer:
             for buffer in trace.buffers
             if any(self.books.archive.writes(call, buffer) for call in trace.calls)
         ]
+
+    @cached_property
+    def has_terms(self) -> bool:
+        """Whether the run was recorded with `--terms`."""
+        return any(edit.kind == "terms" for edit in self.trace.edits)
 
     def parameter(self, wanted: str, step: int | None = None) -> list[Explanation]:
         """One parameter at a step, by default the first that consumed it whole.
@@ -157,6 +169,8 @@ class Explainer:
         return Explanation(
             self.names.buffer(buffer), ledger, verdict_of(ledger, self.trace), optimizer,
             balance_of(ledger), report, chain, fills, notes_of(ledger, optimizer, self.trace),
+            tuple(shares_of(ledger.history)),
+            terms_of(ledger, self.books) if self.has_terms else NO_TERMS,
         )  # fmt: skip
 
     def _chain(self, ledger: Ledger) -> tuple[Link, ...]:

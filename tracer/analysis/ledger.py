@@ -121,11 +121,6 @@ class Ledger:
         content = self.history.content
         return None if content is None or content.measured is None else content.measured.norm
 
-    def shares(self) -> list[float | None]:
-        """How much of what is consumed each entry is, by projection; they add up to 1."""
-        content = self.history.content
-        return [_share(entry, content) for entry in self.history.entries]
-
 
 class Books:
     """The ledgers of one trace; what came from other ranks is in them, as far as `ranks` has it."""
@@ -445,26 +440,6 @@ def _samples(ended: Ended, batch: int | None) -> Samples | None:
     inside = kinds.pop()
     weight = strand.weight * each if inside == "mean" else strand.weight
     return Samples(batch, each, inside, weight)
-
-
-def _share(entry: Entry, content: Tensor | None) -> float | None:
-    """The projection of a contribution on what was consumed, from the fingerprints."""
-    if entry.tensor is None or entry.tensor.measured is None or content is None:
-        return None
-    whole, part = content.measured, entry.tensor.measured
-    factor = product(change.factor for change in entry.changes)
-    if whole is None or factor is None or whole.nonfinite or part.nonfinite:
-        return None
-    if whole.values and part.values:
-        a, b = [abs(v) if isinstance(v, complex) else v for v in whole.values], part.values
-        dot = math.fsum(x * (abs(y) if isinstance(y, complex) else y)
-                        for x, y in zip(a, b, strict=True))  # fmt: skip
-        square = math.fsum(x * x for x in a)
-    else:
-        pairs = zip(whole.fingerprint, part.fingerprint, strict=True)
-        dot = math.fsum(x * y for x, y in pairs)
-        square = math.fsum(x * x for x in whole.fingerprint)
-    return float(factor) * dot / square if square else None
 
 
 def steps_of(trace: Trace, buffer: int) -> list[Step]:

@@ -44,6 +44,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="draw what lies between the loss and PARAMETER, and what came after, with all factors",
     )  # fmt: skip
     parser.add_argument(
+        "--terms", action="store_true",
+        help="how much comes from each term of the loss, of a run recorded with `trace --terms`",
+    )  # fmt: skip
+    parser.add_argument(
         "-o", "--output", metavar="FILE",
         help="where to draw (default: an .svg here, named after the trace and the parameter)",
     )  # fmt: skip
@@ -70,7 +74,7 @@ def _of_run(explainer: Explainer, job: Job, options: argparse.Namespace) -> str:
     if options.json:
         return _as_json(overview_document(overview, explainer.trace), job)
     ink = Ink(wants_colour(sys.stdout))
-    return _below(job, overview_text(overview, explainer.trace, ink), ink)
+    return _below(job, overview_text(overview, explainer.trace, ink, options.terms), ink)
 
 
 def _of_parameter(explainer: Explainer, job: Job, options: argparse.Namespace) -> str:
@@ -80,7 +84,7 @@ def _of_parameter(explainer: Explainer, job: Job, options: argparse.Namespace) -
     if options.svg:
         return _drawn(found[-1], explainer.trace, options.output)
     ink = Ink(wants_colour(sys.stdout))
-    return _below(job, explanation_text(found, explainer.trace, ink), ink)
+    return _below(job, explanation_text(found, explainer.trace, ink, options.terms), ink)
 
 
 def _below(job: Job, text: str, ink: Ink) -> str:

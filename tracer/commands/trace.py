@@ -45,6 +45,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "svg": parse_switch,
     "check": parse_switch,
     "gpus": parse_count,
+    "terms": parse_switch,
 }
 """The options that a script may carry in its `[tool.tracer]` table, and how each is read."""
 
@@ -61,6 +62,7 @@ class Plan:
     check: bool = False
     depth: int | None = None
     gpus: int | None = None
+    terms: bool = False
     gpus_insist: bool = False
     """Whether the virtual ones were asked for by a flag, which wins over real ones."""
 
@@ -109,6 +111,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus", type=option(parse_count), metavar="N",
         help="run it on N virtual CUDA devices (slow, with real values), for machines without any",
+    )  # fmt: skip
+    parser.add_argument(
+        "--terms", action="store_true", default=None,
+        help="tell how much of each gradient comes from each term of the loss; costs a further "
+        "backward pass for every term",
     )  # fmt: skip
     parser.add_argument(
         "--no-svg", dest="svg", action="store_false", default=None, help="draw nothing"
@@ -260,6 +267,7 @@ class Session:
                 self.plan.output,
                 steps=self.plan.steps,
                 every=self.plan.every,
+                terms=self.plan.terms,
                 command=info.command,
                 script=info.script,
                 options=info.options,

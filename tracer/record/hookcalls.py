@@ -15,7 +15,10 @@ import torch
 from tracer.record.nodes import TENSOR_HOOKS
 from tracer.record.patches import Patches
 
-__all__ = ["HookCalls"]
+__all__ = ["RETAINS", "HookCalls"]
+
+RETAINS = "tracer_retains"
+"""Where `Tensor.retain_grad` leaves word, in a node's metadata: a run adds to the tensor's grad."""
 
 
 class HookCalls:
@@ -78,6 +81,16 @@ class HookCalls:
             return handle
 
         self._patches.replace(torch.Tensor, "register_hook", noting)
+        retain_grad: Any = torch.Tensor.retain_grad
+
+        @functools.wraps(retain_grad)
+        def retaining(tensor: torch.Tensor) -> None:
+            retain_grad(tensor)
+            node = getattr(tensor, "grad_fn", None)
+            if node is not None:
+                node.metadata[RETAINS] = True
+
+        self._patches.replace(torch.Tensor, "retain_grad", retaining)
 
     def stop(self) -> None:
         self._patches.restore()

@@ -27,6 +27,7 @@ from tracer.record.journal import Journal
 from tracer.record.modules import Modules
 from tracer.record.owners import Owners
 from tracer.record.sources import NodeWatch, SavedTensorHooks, Sources
+from tracer.record.terms import Terms
 from tracer.record.wrappers import Wrappers
 from tracer.tracefile import TraceWriter
 from tracer.version import __version__
@@ -60,6 +61,7 @@ class Recorder:
         output: the trace file; an older trace there is replaced.
         steps: the first and last optimizer step to record, from 1; None as the last means all.
         every: record one step in so many, from the first on.
+        terms: run each backward call once more for every term of its loss, to tell their shares.
         command, script, options: what to keep about the run.
 
     The run is not changed: if the tracer itself fails it stops recording, says why in `failure`,
@@ -77,6 +79,7 @@ class Recorder:
         *,
         steps: tuple[int, int | None] | None = None,
         every: int = 1,
+        terms: bool = False,
         command: Sequence[str] = (),
         script: str = "",
         options: dict[str, Any] | None = None,
@@ -89,6 +92,7 @@ class Recorder:
         if every < 1:
             raise WrongUse("wrong-use", f"every {every}: expected 1 or more")
         self.output = Path(output)
+        self._terms = terms
         self.failure = ""
         self._first, self._last, self._every = first, last, every
         self._info = RunInfo(
@@ -134,6 +138,8 @@ class Recorder:
             Edits(*parts, self._fail),
             Steps(*parts, self._fail, self._next_step),
         ]
+        if self._terms:
+            self._switched.append(Terms(*parts, self._nodes, self._fail))
         self._instruments: list[Instrument] = [
             saving, self._nodes, hooks, batches, *self._switched,
         ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 
 from tracer.analysis.axis import Axis
@@ -15,6 +15,7 @@ from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
 from tracer.analysis.notes import Note, Optimizer
 from tracer.analysis.rankaxis import named_ranks
+from tracer.analysis.shares import Share, TermShare
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import TermVerdict
 from tracer.tracefile import Trace
@@ -59,14 +60,20 @@ class Lines:
         return clipped(linecache.getline(found.file, found.line).strip(), most)
 
 
-def explanation_text(found: Sequence[Explanation], trace: Trace, ink: Ink) -> str:
-    """One parameter: the answer, then (of its last or only filling) everything behind it."""
+def explanation_text(
+    found: Sequence[Explanation], trace: Trace, ink: Ink, terms: bool = False
+) -> str:
+    """One parameter: the answer, then (of its last or only filling) everything behind it.
+
+    `terms` adds how much comes from each term of the loss.
+    """
     lines = Lines(trace)
     shown = found[-1]
     blocks = [_fillings(found, lines, ink)] if len(found) > 1 else []
     blocks.append(_headed(shown, lines, ink))
     details = [
         _section("items", _rows_table(shown, lines), ink),
+        _section("terms of the loss", _terms_table(shown, lines) if terms else [], ink),
         _section("what happened to the buffer", _history_table(shown, lines), ink),
         _section("the way of the gradient", _chain_table(shown, lines), ink),
         _section("balance", _balance(shown), ink),
@@ -278,10 +285,10 @@ def _history_table(one: Explanation, lines: Lines) -> list[str]:
     rows: list[tuple[str, ...]] = []
     if history.emptied:
         rows.append(("emptied", history.emptied, "", "", lines.place(history.emptied_at)))
-    told = list(zip(history.entries, one.ledger.shares(), strict=True))
+    told = list(zip(history.entries, one.shares, strict=True))
     for entry, share in told[:MOST_ENTRIES]:
         measured = entry.tensor.measured if entry.tensor else None
-        part = "" if share is None else f"{100 * share:.0f} % of the whole"
+        part = "" if share is None else f"{share_text(share)} of the whole"
         norm = number(measured.norm) if measured else "?"
         about = "about " if entry.is_rest else ""
         rows.append((_origin(one, entry), f"adds |grad| {about}{norm}", part, "",
@@ -319,6 +326,40 @@ def options_text(optimizer: Optimizer) -> str:
     told += [name for name in ("nesterov", "maximize", "foreach", "fused")
              if optimizer.options.get(name) is True]  # fmt: skip
     return ", ".join(told)
+
+
+def share_text(share: Share) -> str:
+    """38 %, or about 38 % where it may be off by 9."""
+    text = f"{100 * share.value:.0f} %"
+    return text if share.is_exact else f"about {text} (± {max(100 * share.error, 1):.0f})"
+
+
+def _terms_table(one: Explanation, lines: Lines) -> list[str]:
+    """How much of what was consumed comes from each term of the loss."""
+    if one.terms.missing:
+        return [printable(one.terms.missing)]
+    rows = [
+        (share_text(term.share), "" if term.norm is None else f"|grad| {number(term.norm)}",
+         *_term_place(term, one.terms.terms, lines))
+        for term in one.terms.terms
+    ]  # fmt: skip
+    return _columns(rows)
+
+
+def _term_place(term: TermShare, terms: Sequence[TermShare], lines: Lines) -> tuple[str, str]:
+    """The text and the place of the line that tells a term from the others."""
+    sources = [_sources_of(other) for other in terms]
+    own = _sources_of(term)
+    is_told_apart = sum(other[0] == own[0] for other in sources) == 1
+    source = own[0] if is_told_apart else own[1]
+    return lines.text(source, 48), lines.place(source)
+
+
+def _sources_of(term: TermShare) -> tuple[int | None, int | None]:
+    """The line of its reduction, and that of its items."""
+    if not term.losses:
+        return term.source, term.source
+    return term.losses[0].source, term.losses[0].items
 
 
 def _chain_table(one: Explanation, lines: Lines) -> list[str]:
@@ -385,14 +426,16 @@ def _exchanges(one: Explanation) -> list[str]:
     return found
 
 
-def overview_text(overview: Overview, trace: Trace, ink: Ink) -> str:
+def overview_text(overview: Overview, trace: Trace, ink: Ink, terms: bool = False) -> str:
     """Without a parameter: the answers for the run, and a table of parameters."""
     filled = _filled(overview)
     steps = [group for group in overview.groups if group.members[0].name not in filled]
     text = answers_text(overview, trace, ink)
     notes = _notes(overview.notes, Lines(trace))
     text += "\n" + "\n".join(line.strip() for line in notes) + "\n" if notes else ""
-    return f"{text}\n" + ("\n".join(_parameters(steps, ink)) + "\n" if steps else "")
+    return f"{text}\n" + (
+        "\n".join(_parameters(steps, Lines(trace), ink, terms)) + "\n" if steps else ""
+    )
 
 
 def answers_text(overview: Overview, trace: Trace, ink: Ink, most: int = MOST_ANSWERS) -> str:
@@ -441,19 +484,46 @@ def _when_of(members: Sequence[Explanation], lines: Lines) -> str:
     return f"at steps {_range(steps)}, one for each ({lines.place(source)})"
 
 
-def _parameters(groups: Sequence[Group], ink: Ink) -> list[str]:
-    rows = [("parameter", "|grad|", "at", "answer", "beside it")]
+def _parameters(groups: Sequence[Group], lines: Lines, ink: Ink, terms: bool) -> list[str]:
     members = [one for group in groups for one in group.members]
-    for one in members[:MOST_PARAMETERS]:
-        step = one.ledger.step
-        at = f"step {step.step}" if step is not None else "the end"
-        words = clipped(one.verdict.words, 56)
-        rows.append((_clean(one.name), number(one.ledger.norm), at, words, _beside(one)))
-    is_single = len(groups) == 1
-    drawn = _columns([(*row[:3], row[4]) if is_single else row for row in rows])
+    columns: list[tuple[str, Callable[[Explanation], str]]] = [
+        ("parameter", lambda one: one.name),
+        ("|grad|", lambda one: number(one.ledger.norm)),
+        ("at", _moment),
+    ]
+    if len(groups) > 1:
+        columns.append(("answer", lambda one: clipped(one.verdict.words, 56)))
+    told = _same_terms(members) if terms else []
+    if told:
+        columns.append(("terms", _term_shares))
+    columns.append(("beside it", _beside))
+    rows = [[head for head, _ in columns]]
+    rows += [[cell(one) for _, cell in columns] for one in members[:MOST_PARAMETERS]]
+    drawn = _columns(rows)
     more = len(members) - MOST_PARAMETERS
     tail = [f"... {plural(more, 'more parameter')}"] if more > 0 else []
-    return [ink.dim(drawn[0]), *drawn[1:], *tail]
+    legend = [
+        f"  term {n}  {text}  {place}"
+        for n, (text, place) in enumerate((_term_place(t, told, lines) for t in told), start=1)
+    ]
+    if terms and not told and members:
+        legend = [printable(f"terms: {members[0].terms.missing}")]
+    return [ink.dim(drawn[0]), *drawn[1:], *tail, *legend]
+
+
+def _moment(one: Explanation) -> str:
+    return f"step {one.ledger.step.step}" if one.ledger.step is not None else "the end"
+
+
+def _same_terms(members: Sequence[Explanation]) -> Sequence[TermShare]:
+    """The terms that head the column of shares: those of the parameter that has most."""
+    return max((one.terms.terms for one in members), key=len, default=())
+
+
+def _term_shares(one: Explanation) -> str:
+    """62 / 20 / 18 %"""
+    shown = [f"{100 * term.share.value:.0f}" for term in one.terms.terms]
+    return f"{' / '.join(shown)} %" if shown else "-"
 
 
 def _beside(one: Explanation) -> str:

@@ -14,6 +14,7 @@ from tracer.analysis.explain import Explanation, Overview
 from tracer.analysis.history import Change, Shared
 from tracer.analysis.ledger import Row
 from tracer.analysis.notes import Note
+from tracer.analysis.shares import TermShare
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import TermVerdict
 from tracer.semantics.effects import Exact
@@ -71,6 +72,10 @@ def _explanation(one: Explanation, trace: Trace, *, is_whole: bool) -> Document:
         "optimizer": None,
         "balance": _real(one.balance),
         "notes": [_note(note, trace) for note in one.notes],
+        "terms": {
+            "missing": one.terms.missing or None,
+            "shares": [_term_share(term, trace) for term in one.terms.terms],
+        },
     }
     if optimizer is not None:
         document["optimizer"] = {
@@ -81,6 +86,16 @@ def _explanation(one: Explanation, trace: Trace, *, is_whole: bool) -> Document:
         document["buffer"] = _history(one, trace)
         document["chain"] = [_link(link, trace) for link in one.chain]
     return document
+
+
+def _term_share(term: TermShare, trace: Trace) -> Document:
+    sources = [loss.source for loss in term.losses] or [term.source]
+    items = [loss.items for loss in term.losses]
+    return {
+        "share": _real(term.share.value), "share_error": _real(term.share.error),
+        "norm": _real(term.norm), **_place(sources[0], trace),
+        "items": [_place(source, trace) for source in items],
+    }  # fmt: skip
 
 
 def _note(note: Note, trace: Trace) -> Document:
@@ -176,12 +191,13 @@ def _history(one: Explanation, trace: Trace) -> Document:
                 ),
                 "norm": _real(entry.tensor.measured.norm)
                 if entry.tensor and entry.tensor.measured else None,
-                "share": _real(share),
+                "share": None if share is None else _real(share.value),
+                "share_error": None if share is None else _real(share.error),
                 "changes": [_change(change, trace) for change in entry.changes],
                 "consumed_before": len(entry.consumed[:-1]),
                 **_place(entry.source, trace),
             }
-            for entry, share in zip(history.entries, one.ledger.shares(), strict=True)
+            for entry, share in zip(history.entries, one.shares, strict=True)
         ],
     }  # fmt: skip
 
