@@ -13,7 +13,7 @@ from tracer.errors import TraceUnreadable
 from tracer.events import RunInfo
 from tracer.tracefile import Trace, load
 
-__all__ = ["Run", "file_of_rank", "load_run"]
+__all__ = ["Run", "file_of_rank", "load_run", "siblings_of"]
 
 RANKED = re.compile(r"(?P<stem>.*)\.rank(?P<rank>\d+)(?P<ending>\.[^.]*)")
 
@@ -21,6 +21,14 @@ RANKED = re.compile(r"(?P<stem>.*)\.rank(?P<rank>\d+)(?P<ending>\.[^.]*)")
 def file_of_rank(output: Path, rank: int) -> Path:
     """Where a rank writes: run.trace is run.rank1.trace for rank 1."""
     return output.with_suffix(f".rank{rank}{output.suffix}")
+
+
+def siblings_of(path: Path, rank: int, world: int) -> tuple[str, ...]:
+    """The names of the files of all ranks, from that of one; () where it is not called so."""
+    match = RANKED.fullmatch(path.name)
+    if match is None or int(match["rank"]) != rank or world < 2:
+        return ()
+    return tuple(f"{match['stem']}.rank{other}{match['ending']}" for other in range(world))
 
 
 class Run:

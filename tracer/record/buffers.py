@@ -21,6 +21,7 @@ from tracer.record.journal import Interned, Journal
 from tracer.record.layouts import describe_readings
 from tracer.record.measure import Shelf, quietly
 from tracer.record.modules import Modules
+from tracer.record.shards import place_held
 from tracer.record.sources import Sources
 
 __all__ = ["Resets", "Steps", "leaves_of_optimizer", "read_buffers"]
@@ -34,7 +35,8 @@ def read_buffers(
     for buffer, leaf in leaves:
         gradient = leaf.grad
         if gradient is not None:
-            readings.append(Reading(buffer, moment, journal.form(gradient), shelf.add(gradient)))
+            row = shelf.add_part(gradient, place_held(leaf))
+            readings.append(Reading(buffer, moment, journal.form(gradient), row))
     return readings
 
 

@@ -37,7 +37,7 @@ from tracer.record.layouts import describe_pieces
 from tracer.record.measure import Shelf
 from tracer.record.modules import Modules
 from tracer.record.operations import OPERATIONS, Asked, Operation, Slot, reduction_of
-from tracer.record.owners import Owned, Owners, pieces_without_owner
+from tracer.record.owners import Owned, Owners, address_of, pieces_without_owner
 from tracer.record.quiet import quietly
 from tracer.record.sources import Sources
 
@@ -54,6 +54,7 @@ class Open:
     shelf: Shelf
     in_call: bool
     work: Any = None
+    futures: list[Any] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_closed: bool = False
 
@@ -69,10 +70,12 @@ class Exchanges(Instrument):
         fail: Callable[[Exception], None],
         calls: BackwardCalls,
         owners: Owners,
+        join: Callable[[], None],
     ) -> None:
         super().__init__(journal, sources, modules, fail)
         self._calls = calls
         self._owners = owners
+        self._join: Callable[[], None] | None = join
         self._libraries: list[Any] = []
         self._open: list[Open] = []
         self._premul: float | None = None
@@ -151,13 +154,17 @@ class Exchanges(Instrument):
         self, operation: Operation, arguments: dict[str, Any], frame: FrameType | None
     ) -> Open:
         order, started = self._journal.order(), self._journal.seconds()
+        if self._join is not None and dist.is_initialized():
+            self._join()
+            self._join = None
         group = dist.ProcessGroup.unbox(arguments["process_group"])
         groups, users = self._modules.groups, self._sources.lines(frame)
         asked = Asked(arguments, groups.ranks(group), group.rank())
         running = self._calls.at_work()
         asking = who_asks(frame, self._modules, users, groups)
-        entering, wrapper, bucket = self._owned(operation.entered, asked, asking, running)
-        leaving, also, _ = self._owned(operation.left, asked, asking, running)
+        stage = (asking, running is not None, running is None and _stands_in(frame))
+        entering, wrapper, bucket = self._owned(operation.entered, asked, *stage)
+        leaving, also, _ = self._owned(operation.left, asked, *stage)
         self._settle_before([*entering, *leaving])
         op = reduction_of(arguments)
         shelf = Shelf()
@@ -187,7 +194,8 @@ class Exchanges(Instrument):
         slots_of: Callable[[Asked], Iterable[Slot]],
         asked: Asked,
         asking: Asking | None,
-        running: Any,
+        in_backward: bool,
+        stands_in: bool,
     ) -> tuple[list[Owned], int | None, int | None]:
         """The pieces of what enters or leaves, the wrapper, and the bucket's number there."""
         slots = list(slots_of(asked))
@@ -202,7 +210,7 @@ class Exchanges(Instrument):
             ]
             if pieces:
                 return pieces, self._wrapper(asking), None
-        pieces, bucket = self._owners.of(slots, running is not None)
+        pieces, bucket = self._owners.of(slots, in_backward, stands_in)
         if bucket is None:
             return pieces, None, None
         return pieces, bucket.wrapper, bucket.number
@@ -258,9 +266,9 @@ class Exchanges(Instrument):
 
     def _settle_before(self, coming: list[Owned]) -> None:
         """Close what is done and is about to be overwritten."""
-        addresses = {owned.tensor.data_ptr() for owned in coming}
+        addresses = {address_of(owned.tensor) for owned in coming}
         for opened in list(self._open):
-            is_reused = any(owned.tensor.data_ptr() in addresses for owned in opened.leaving)
+            is_reused = any(address_of(owned.tensor) in addresses for owned in opened.leaving)
             if is_reused and _is_done(opened.work):
                 self._close(opened)
 
@@ -275,13 +283,14 @@ class Exchanges(Instrument):
             if opened.is_closed:
                 return
             opened.is_closed = True
-            if opened in self._open:
-                self._open.remove(opened)
             try:
                 with quietly():
                     self._write(opened, outcome)
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
+            # Not before: the recorder closes the trace when none is open, and this may be a thread.
+            if opened in self._open:
+                self._open.remove(opened)
 
     def _write(self, opened: Open, outcome: str) -> None:
         pieces = list(opened.pieces)
@@ -310,13 +319,30 @@ class Exchanges(Instrument):
 
         def getting_future(work: Any) -> Any:
             future = get_future(work)
-            if any(opened.work is work for opened in self._open):
-                # Before any callback of the user's, which may change what left.
-                future.add_done_callback(lambda _: self._waited(work))
+            for opened in list(self._open):
+                if opened.work is work:
+                    opened.futures.append(future)
+                    # Before any callback of the user's, which may change what left.
+                    future.add_done_callback(lambda _: self._waited(work))
             return future
 
         self._patches.replace(dist.Work, "wait", waiting)
         self._patches.replace(dist.Work, "get_future", getting_future)
+        for name in ("wait", "value"):
+            self._patches.replace(torch._C.Future, name, self._having(name))
+
+    def _having(self, name: str) -> Callable[..., Any]:
+        """Who waits for a future goes on before, or while, its callbacks run in another thread."""
+        get = getattr(torch._C.Future, name)
+
+        def having(future: Any, *args: Any) -> Any:
+            result = get(future, *args)
+            for opened in list(self._open) if self._open else ():
+                if any(known is future for known in opened.futures):
+                    self._close(opened)
+            return result
+
+        return having
 
     def _wait_kernel(self, operator: Any) -> Callable[..., Any]:
         def kernel(keys: torch._C.DispatchKeySet, tensor: torch.Tensor) -> Any:
@@ -324,7 +350,7 @@ class Exchanges(Instrument):
             if self._open:
                 for opened in list(self._open):
                     if any(
-                        owned.tensor.data_ptr() == tensor.data_ptr() for owned in opened.leaving
+                        address_of(owned.tensor) == address_of(tensor) for owned in opened.leaving
                     ):
                         self._close(opened)
             return result
@@ -347,6 +373,8 @@ class Exchanges(Instrument):
                 self._patches.replace(owner, "_make_nccl_premul_sum", making)
 
 
+_future_of = dist.Work.get_future
+
 KEY = "BackendSelect"
 BEYOND = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 
@@ -364,7 +392,24 @@ def _library(namespace: str) -> Any:
 
 
 def _is_done(work: Any) -> bool:
-    return work is None or bool(work.is_completed())
+    """Whether it is over. Gloo completes the future, which DDP waits for, before the Work."""
+    if work is None or work.is_completed():
+        return True
+    try:
+        return bool(_future_of(work).done())
+    except RuntimeError:  # a backend without futures
+        return False
+
+
+def _stands_in(frame: FrameType | None) -> bool:
+    """Whether DDP takes part for a rank that has no batch left, with zeros (Join)."""
+    for _ in range(6):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_match_all_reduce_for_bwd_pass":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_waited_for(opened: Open) -> bool:

@@ -17,7 +17,7 @@ import torch
 from tracer.record.groups import Groups
 from tracer.record.modules import Modules, variables
 from tracer.record.owners import Owned
-from tracer.record.shards import Place, place_of_spec, within
+from tracer.record.shards import Place, flat_extents, place_of_spec, put_flat_parts, within
 
 __all__ = ["Asking", "who_asks"]
 
@@ -148,7 +148,7 @@ def _fsdp2(
 def _chunk(param: Any, peer: int, world: int) -> tuple[int, Place | None]:
     """How many elements of a parameter go to a rank of its group, and which of the whole."""
     size, axis = tuple(param._orig_size), param.fsdp_placement.dim
-    outer = place_of_spec(param._tp_spec) if param.is_dtensor else None
+    outer = place_of_spec(_spec_before(param)) if param.is_dtensor else None
     if not size:
         return (1, Place(0, 1, 1)) if peer == 0 else (0, None)
     each = -(-size[axis] // world)
@@ -160,6 +160,12 @@ def _chunk(param: Any, peer: int, world: int) -> tuple[int, Place | None]:
     if param.is_dtensor and outer is not None:
         return elements, None
     return elements, Place(low * inner, (high - low) * inner, size[axis] * inner)
+
+
+def _spec_before(param: Any) -> Any:
+    """How a parameter that was a DTensor before FSDP lies on its mesh (called so before 2.13)."""
+    spec = getattr(param, "_unsharded_dtensor_spec", None)
+    return param._tp_spec if spec is None else spec
 
 
 def _fsdp1(
@@ -179,6 +185,8 @@ def _fsdp1(
     if whole is None or own is None:
         return None
     each = whole.numel() // world
+    if world > 1:
+        put_flat_parts(flat, rank, each)
     replicas = getattr(state, "_inter_node_pg", None)
     return Asking(
         "FSDP1",
@@ -204,22 +212,13 @@ def _flat_shards(
 ) -> Iterator[Shard]:
     """The parameters in a flat one, cut where the place of one rank ends and the next begins."""
     whole = None if flat._params is not None else modules.buffer(flat, users)
-    for number, (start, elements) in enumerate(_flat_extents(flat)):
+    for number, (start, elements) in enumerate(flat_extents(flat)):
         buffer = modules.buffer(flat._params[number], users) if whole is None else whole
         for peer in range(start // each, min((start + elements - 1) // each + 1, world)):
             low, high = max(start, peer * each), min(start + elements, (peer + 1) * each)
             first = low - start if whole is None else low
             if high > low:
                 yield Shard(low, high - low, buffer, Place(first, high - low, high - low), peer)
-
-
-def _flat_extents(flat: Any) -> Iterator[tuple[int, int]]:
-    """Where each parameter begins in a flat one, and how many elements it has."""
-    at = 0
-    for elements, is_padding in zip(flat._numels_with_padding, flat._is_padding_mask, strict=True):
-        if not is_padding:
-            yield at, elements
-        at += elements
 
 
 def _name(hook: Any) -> str:

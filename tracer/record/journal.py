@@ -20,6 +20,7 @@ from tracer.events import (
     Group,
     Layout,
     Module,
+    RunInfo,
     Source,
     Structure,
     Wrapper,
@@ -109,6 +110,12 @@ class Journal:
         """Write an event; a killed process keeps all that was added before."""
         with self._lock:
             self._writer.add(event)
+            self._writer.commit()
+
+    def describe(self, info: RunInfo) -> None:
+        """Write anew what is known of the process."""
+        with self._lock:
+            self._writer.describe(info)
             self._writer.commit()
 
     def close(self, **changes: Any) -> None:

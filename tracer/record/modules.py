@@ -21,7 +21,14 @@ from torch import nn
 from tracer.events import Buffer, Module, Part
 from tracer.record.groups import Groups
 from tracer.record.journal import Journal, shape_of
-from tracer.record.shards import place_of, placements_of, sharded_originals, whole_name
+from tracer.record.shards import (
+    flat_parts,
+    part_held,
+    place_of,
+    placements_of,
+    sharded_originals,
+    whole_name,
+)
 
 __all__ = ["Modules", "variables"]
 
@@ -202,6 +209,8 @@ class Modules:
         if known is not None and known[0]() is leaf:
             return known[1]
         root, name = self._name(leaf, users)
+        if not name and hasattr(leaf, "_fqns"):
+            name = "_flat_param"  # FSDP1 takes it off its module while the parameters are in use
         original = self.holder(leaf)
         if original is not leaf:
             number = self.buffer(original, users)
@@ -260,6 +269,12 @@ class Modules:
 
 def _parts(leaf: torch.Tensor, name: str) -> tuple[Part, ...]:
     """The part of a sharded parameter that this rank holds; () where it holds it whole."""
+    flat = flat_parts(leaf)
+    if flat:
+        return flat
+    held = part_held(leaf)
+    if held is not None:
+        return (held,)
     place = place_of(leaf)
     if place is None:
         return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,12 @@ from tracer.record.operations import Slot
 from tracer.record.quiet import plain
 from tracer.record.shards import Place, place_of, within
 
-__all__ = ["Bucket", "Owned", "Owners", "pieces_without_owner"]
+__all__ = ["Bucket", "Owned", "Owners", "address_of", "pieces_without_owner"]
+
+
+def address_of(tensor: torch.Tensor) -> int:
+    """Where its memory begins; a sparse tensor, which has several, stands for itself."""
+    return tensor.data_ptr() if tensor.layout is torch.strided else -id(tensor)
 
 
 class Owned(NamedTuple):
@@ -68,7 +73,8 @@ class Share:
 class Bucket:
     """A flat tensor in which a wrapper exchanges several gradients.
 
-    `is_copied`: a hook is there, which may exchange a copy of it instead (in half precision).
+    `is_copied`: a hook is there, which may exchange a copy of it instead (in half precision), or
+    the gradients are sparse, and made anew each time.
     """
 
     wrapper: int
@@ -107,33 +113,77 @@ class Owners:
         """Gradients may lie elsewhere from now on."""
         self._is_fresh = False
 
-    def bucket_of(self, tensor: torch.Tensor) -> tuple[Bucket | None, str]:
-        """The bucket that a tensor is, or is a copy of, and how that was told."""
-        if tensor.layout is not torch.strided:
-            return None, ""
-        address, elements = tensor.data_ptr(), tensor.numel()
+    def bucket_of(self, tensor: torch.Tensor, stands_in: bool) -> tuple[Bucket | None, str]:
+        """The bucket that a tensor is, is a copy of, or stands in for, and how that was told."""
+        address, elements = address_of(tensor), tensor.numel()
         buckets = [bucket for owned in self._buckets.values() for bucket in owned]
         for bucket in buckets:
-            if bucket.address <= address < bucket.end and tensor.is_contiguous():
+            if bucket.address <= address < bucket.end and address > 0 and tensor.is_contiguous():
                 return bucket, "memory"
-        alike = [bucket for bucket in buckets if bucket.is_copied and bucket.elements == elements]
+        alike = [
+            bucket
+            for bucket in buckets
+            if (bucket.is_copied or stands_in) and bucket.elements == elements
+        ]
         return (alike[0], "size") if len(alike) == 1 else (None, "")
 
-    def of(self, slots: Iterable[Slot], in_backward: bool) -> tuple[list[Owned], Bucket | None]:
+    def of(
+        self, slots: Iterable[Slot], in_backward: bool, stands_in: bool = False
+    ) -> tuple[list[Owned], Bucket | None]:
         """What the slots hold, as far as it is known, and the bucket if they are one.
 
         A copy of a bucket is recognised by its size only in a backward call: hooks make them there.
+        `stands_in`: a rank that has no batch left takes part with zeros (Join).
         """
         owned: list[Owned] = []
         found_in: Bucket | None = None
         for slot in slots:
-            bucket, how = self.bucket_of(slot.tensor)
-            if bucket is not None and (how == "memory" or in_backward):
+            bucket, how = self.bucket_of(slot.tensor, stands_in)
+            if bucket is not None and (how == "memory" or in_backward or stands_in):
                 found_in = bucket
                 owned += _pieces_of_bucket(slot, bucket, how)
             else:
-                owned += self._by_memory(slot) or [_without_owner(slot)]
+                owned += self._by_memory(slot) or self._by_values(slot) or [_without_owner(slot)]
         return owned, found_in
+
+    def _by_values(self, slot: Slot) -> list[Owned]:
+        """The gradients that were copied into a flat tensor, one after the other.
+
+        Compared on the CPU only: elsewhere it would wait for the device.
+        """
+        tensor = slot.tensor
+        is_flat = tensor.layout is torch.strided and tensor.is_contiguous() and tensor.is_cpu
+        if not is_flat or slot.elements < 2 or slot.elements != tensor.numel():
+            return []
+        shares = [share for share in self._shares if share.content == "gradient"]
+        shares.sort(key=lambda share: share.buffer)
+        for ordered in (shares, shares[::-1]):
+            for run in _runs_of(ordered, slot.elements):
+                found = self._copies(slot, run)
+                if found:
+                    return found
+        return []
+
+    def _copies(self, slot: Slot, shares: list[Share]) -> list[Owned]:
+        """The run of gradients, if the slot has their values."""
+        flat, at, owned = slot.tensor.reshape(-1), 0, []
+        for share in shares:
+            reference = self._leaves.get(share.buffer)
+            leaf = reference() if reference is not None else None
+            held = None if leaf is None or leaf.grad is None else plain(leaf.grad)
+            part = flat[at : at + share.elements]
+            if held is None or held.dtype != flat.dtype or held.numel() != share.elements:
+                return []
+            if not torch.equal(held.reshape(-1), part):
+                return []
+            owned.append(
+                Owned(
+                    slot.number, slot.tensor, at, share.elements, "gradient", share.buffer,
+                    share.place, "values", slot.peer,
+                )
+            )  # fmt: skip
+            at += share.elements
+        return owned
 
     def _by_memory(self, slot: Slot) -> list[Owned]:
         """The parts of known gradients, or of the parameters themselves, that a slot is."""
@@ -179,6 +229,18 @@ class Owners:
         self._shares = sorted(shares, key=lambda share: share.address)
         self._addresses = [share.address for share in self._shares]
         self._is_fresh = True
+
+
+def _runs_of(shares: list[Share], elements: int) -> Iterator[list[Share]]:
+    """Every run of neighbours that has so many elements together."""
+    first, held = 0, 0
+    for last, share in enumerate(shares):
+        held += share.elements
+        while held > elements:
+            held -= shares[first].elements
+            first += 1
+        if held == elements:
+            yield shares[first : last + 1]
 
 
 def _share_of(held: torch.Tensor, buffer: int, content: str) -> Share | None:

@@ -23,6 +23,7 @@ from tracer.record.buffers import Resets, Steps
 from tracer.record.collectives import Exchanges
 from tracer.record.edits import Edits
 from tracer.record.hookcalls import HookCalls
+from tracer.record.job import Job
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
 from tracer.record.owners import Owners
@@ -105,10 +106,9 @@ class Recorder:
                 "python": platform.python_version(),
             },
             options=dict(options or {}),
-            rank=int(os.environ.get("RANK", "0") or 0),
-            world=int(os.environ.get("WORLD_SIZE", "1") or 1),
             pid=os.getpid(),
         )
+        self._job = Job.here()
         self._started = False
 
     def start(self) -> None:
@@ -119,7 +119,8 @@ class Recorder:
                 "wrong-use",
                 f"a recorder is at work already, into {other.output}: stop it before another",
             )
-        self._info = replace(self._info, started=time.time())
+        info = replace(self._info, started=time.time())
+        self._info = self._job.describe(info, self.output)
         self._writer = TraceWriter(self.output, self._info)
         self._journal = Journal(self._writer)
         modules = Modules(self._journal)
@@ -129,7 +130,7 @@ class Recorder:
         parts = (self._journal, sources, modules)
         batches, hooks, owners = Batches(), HookCalls(sources.here), Owners(modules)
         calls = BackwardCalls(*parts, self._nodes, batches, hooks, self._fail)
-        self._exchanges = Exchanges(*parts, self._fail, calls, owners)
+        self._exchanges = Exchanges(*parts, self._fail, calls, owners, self._join)
         self._switched: list[Switched] = [
             calls,
             self._exchanges,
@@ -179,6 +180,14 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         self.stop(status="finished" if kind is None else "crashed")
+
+    def _join(self) -> None:
+        """The process has joined a process group: now its rank is known for sure."""
+        job = self._job.joined()
+        if job != self._job:
+            self._job = job
+            self._info = job.describe(self._info, self.output)
+            self._journal.describe(self._info)
 
     def _is_wanted(self, step: int) -> bool:
         if step < self._first or (self._last is not None and step > self._last):

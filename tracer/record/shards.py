@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
-from tracer.events import Shape
+from tracer.events import Part, Shape
 from tracer.record.groups import Groups
 
 __all__ = [
     "Place",
+    "flat_extents",
+    "flat_parts",
+    "part_held",
+    "place_held",
     "place_of",
     "place_of_spec",
     "placements_of",
+    "put_flat_parts",
     "sharded_originals",
     "whole_name",
     "within",
@@ -47,6 +53,60 @@ def place_of(tensor: torch.Tensor) -> Place | None:
     if not any(placement.is_shard() for placement in spec.placements):
         return None
     return place_of_spec(spec)
+
+
+_parts: Any = WeakIdKeyDictionary()
+"""Parts that tensors hold without saying so themselves: what FSDP1 leaves of its parameters."""
+
+
+def put_part(tensor: torch.Tensor, part: Part) -> None:
+    """Remember which part of a parameter a tensor holds."""
+    _parts[tensor] = part
+
+
+def part_held(tensor: torch.Tensor) -> Part | None:
+    """The part that was said to be held by it."""
+    found: Part | None = _parts.get(tensor) if _parts else None
+    return found
+
+
+def place_held(tensor: torch.Tensor) -> Place | None:
+    part = part_held(tensor)
+    return None if part is None else Place(part.start, part.run, part.stride)
+
+
+def flat_extents(flat: Any) -> Iterator[tuple[int, int]]:
+    """Where each parameter begins in a flat one of FSDP1, and how many elements it has."""
+    at = 0
+    for elements, is_padding in zip(flat._numels_with_padding, flat._is_padding_mask, strict=True):
+        if not is_padding:
+            yield at, elements
+        at += elements
+
+
+def flat_parts(flat: Any) -> tuple[Part, ...]:
+    """The parameters in a flat one of FSDP1; () for other tensors."""
+    if not hasattr(flat, "_numels_with_padding"):
+        return ()
+    return tuple(
+        Part(whole_name(name), tuple(shape), 0, elements, elements, elements, at)
+        for name, shape, (at, elements) in zip(
+            flat._fqns, flat._shapes, flat_extents(flat), strict=True
+        )
+    )
+
+
+def put_flat_parts(flat: Any, rank: int, each: int) -> None:
+    """Remember which part of each parameter this rank is left with: `each` elements of the flat."""
+    for number, (at, elements) in enumerate(flat_extents(flat)):
+        low, high = max(at, rank * each), min(at + elements, (rank + 1) * each)
+        count = max(high - low, 0)
+        if flat._params is not None:
+            name, shape = whole_name(flat._fqns[number]), tuple(flat._shapes[number])
+            start = max(low - at, 0) if count else 0
+            put_part(flat._params[number], Part(name, shape, start, count, count, count))
+    if flat._params is None:
+        put_part(flat, Part("", (), rank * each, each, each, each))
 
 
 def placements_of(tensor: torch.Tensor, groups: Groups) -> tuple[tuple[int, str], ...]:

@@ -82,7 +82,7 @@ class Wrappers(Instrument):
                 flat,
                 [
                     (self._modules.buffer(leaf, users), at, leaf)
-                    for leaf, at in zip(bucket.parameters(), _offsets(bucket), strict=True)
+                    for leaf, at in zip(bucket.parameters(), _offsets(bucket, flat), strict=True)
                 ],
             )
             for bucket, flat in _buckets(ddp)
@@ -110,7 +110,8 @@ def _bucket(
     leaves: list[tuple[int, int, torch.Tensor]],
     is_hooked: bool,
 ) -> Bucket:
-    item, address = flat.element_size(), flat.data_ptr()
+    is_strided = flat.layout is torch.strided
+    item, address = flat.element_size(), flat.data_ptr() if is_strided else 0
     shares = tuple(
         Share(
             address + at * item, leaf.numel(), item, buffer, "gradient", None,
@@ -118,7 +119,7 @@ def _bucket(
         )
         for buffer, at, leaf in leaves
     )  # fmt: skip
-    return Bucket(wrapper, number, address, flat.numel(), item, shares, is_hooked)
+    return Bucket(wrapper, number, address, flat.numel(), item, shares, is_hooked or not is_strided)
 
 
 class _Looking(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -155,8 +156,10 @@ def _buckets(ddp: Any) -> list[tuple[Any, torch.Tensor]]:
     return list(zip(buckets, looking.seen, strict=True))
 
 
-def _offsets(bucket: Any) -> list[int]:
-    """Where each gradient of a bucket begins in it."""
+def _offsets(bucket: Any, flat: torch.Tensor) -> list[int]:
+    """Where each gradient of a bucket begins in it; a sparse one is alone in its bucket."""
+    if flat.layout is not torch.strided:
+        return [0] * len(bucket.parameters())
     first = bucket.buffer()
     return [
         (view.data_ptr() - first.data_ptr()) // first.element_size() for view in bucket.gradients()
