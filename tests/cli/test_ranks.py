@@ -63,8 +63,5 @@ def test_ranks_end_alike_and_leave_a_trace_each(tmp_path: Path) -> None:
             assert (trace.info.rank, trace.info.world) == (rank, 2)
             assert len(trace.calls) == len(trace.steps) == 3
             report = check_balance(trace)
-            # What the ranks exchange is not recorded yet, and said to be the reason.
             assert report.imbalances == ()
-            assert {i.explanation for i in report.hooked} == {
-                "exchange between 2 ranks, which is not recorded"
-            }
+            assert {i.explanation for i in report.hooked} == {"exchanged between 2 ranks"}

@@ -230,6 +230,9 @@ def test_shards_are_consumed_as_they_left_divided_once_more(
                     if left is not None:
                         key = trace.buffers[piece.buffer].name  # type: ignore[index]
                         reduced.setdefault(key, []).append(numbers(left))
+        if world == 1 and name == "fsdp2_divide_factor":
+            assert not reduced  # nobody to exchange with
+            return
         (divisor,) = divisors
         assert sorted(reduced) == sorted(consumed)
         for key, parts in consumed.items():

@@ -203,12 +203,11 @@ class Exchanges(Instrument):
             return pieces_without_owner(slots, "parameter"), None, None
         if asking is not None:
             tensors = {slot.number: slot.tensor for slot in slots}
-            pieces = [
-                piece
-                for number, tensor in tensors.items()
-                for piece in asking.pieces(number, tensor, asked.ranks)
+            found = [
+                asking.pieces(number, tensor, asked.ranks) for number, tensor in tensors.items()
             ]
-            if pieces:
+            if found and None not in found:
+                pieces = [piece for owned in found if owned is not None for piece in owned]
                 return pieces, self._wrapper(asking), None
         pieces, bucket = self._owners.of(slots, in_backward, stands_in)
         if bucket is None:

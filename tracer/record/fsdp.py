@@ -58,8 +58,11 @@ class Asking:
     def buffers(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(shard.buffer for shard in self.shards))
 
-    def pieces(self, number: int, tensor: torch.Tensor, ranks: Sequence[int]) -> list[Owned]:
-        """The parts of gradients that one of the two tensors holds; `ranks` are the group's."""
+    def pieces(self, number: int, tensor: torch.Tensor, ranks: Sequence[int]) -> list[Owned] | None:
+        """The parts of gradients that one of the two tensors holds; `ranks` are the group's.
+
+        None for another tensor. A rank may be left with nothing but padding.
+        """
         address = tensor.data_ptr()
         if address == self.whole and tensor.numel() > self.each:
             return [
@@ -72,7 +75,7 @@ class Asking:
                 for shard in self.shards
                 if shard.peer == self.rank
             ]
-        return []
+        return None
 
     @staticmethod
     def _owned(shard: Shard, number: int, tensor: torch.Tensor, at: int, peer: int | None) -> Owned:
