@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 from tracer.analysis.diff.difference import compare
 from tracer.analysis.diff.sides import Side
+from tracer.analysis.job import seen_from
 from tracer.commands.console import progress, wants_colour, write
+from tracer.commands.explain import TRACE
 from tracer.commands.values import option, parse_count
 from tracer.errors import WrongUse
-from tracer.tracefile import load
+from tracer.runfiles import load_run
 from tracer.views.diff import difference_text
+from tracer.views.diff_json import difference_document
 from tracer.views.terminal import Ink
 
 __all__ = ["add_options", "run"]
@@ -22,7 +25,7 @@ DIFFERENT = 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", metavar="TRACE", help="a file that `gradtrace trace` wrote")
+    parser.add_argument("a", metavar="TRACE", help=TRACE)
     parser.add_argument(
         "b", metavar="TRACE", nargs="?",
         help="the trace to compare it with; without one, two steps of the first: --step 3 --step 7",
@@ -34,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parameter", metavar="NAME", help="only this one; the end of its name is enough"
     )
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     parser.add_argument(
         "--exit-code", action="store_true", help="exit with 1 if there is a difference"
     )
@@ -43,15 +47,18 @@ def run(options: argparse.Namespace) -> int:
     """Print what the two have in common and where they part."""
     steps = _steps(options)
     with ExitStack() as stack:
-        paths = [Path(options.a), Path(options.b or options.a)]
-        traces = [stack.enter_context(load(path)) for path in paths]
-        sides = [
-            Side(trace, _label(path, step, is_one=options.b is None), step)
-            for trace, path, step in zip(traces, paths, steps, strict=True)
-        ]
+        sides = []
+        for path, step in zip((options.a, options.b or options.a), steps, strict=True):
+            run = stack.enter_context(load_run(path))
+            label = _label(path, step, is_one=options.b is None)
+            sides.append(Side(seen_from(run, path), label, step, run.ranks))
         with progress("comparing"):
             found = compare(sides[0], sides[1], options.parameter)
-        write(difference_text(found, Ink(wants_colour(sys.stdout))), sys.stdout)
+        if options.json:
+            text = json.dumps(difference_document(found), indent=2) + "\n"
+        else:
+            text = difference_text(found, Ink(wants_colour(sys.stdout)))
+    write(text, sys.stdout)
     return DIFFERENT if options.exit_code and not found.is_none else 0
 
 
@@ -70,5 +77,5 @@ def _steps(options: argparse.Namespace) -> tuple[int | None, int | None]:
     return steps[0], steps[-1]
 
 
-def _label(path: Path, step: int | None, *, is_one: bool) -> str:
-    return f"{path} step {step}" if is_one else str(path)
+def _label(path: str, step: int | None, *, is_one: bool) -> str:
+    return f"{path} step {step}" if is_one else path

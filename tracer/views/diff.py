@@ -31,6 +31,7 @@ REDUCED = 1e-4
 STAGES = {
     "in the loss": "in the loss", "afterwards": "behind the loss", "items": "at the items",
     "replicas": "at the replicas", "backward calls": "at the backward calls",
+    "ranks": "at the ranks",
 }  # fmt: skip
 NOT_COMPARED = {
     "zero": "zero in both",

@@ -19,7 +19,8 @@ from tracer.analysis.diff.sides import Moment, Side
 from tracer.analysis.diff.stages import Parting
 from tracer.analysis.diff.timeline import Comparison
 from tracer.analysis.exact import is_same, product, rounding
-from tracer.analysis.ledger import Row
+from tracer.analysis.ledger import Books, Row
+from tracer.analysis.verdicts import TermVerdict
 from tracer.events import Call
 from tracer.semantics.effects import Exact
 
@@ -159,33 +160,33 @@ def _is_alike(one: CallFacts, other: CallFacts) -> bool:
 # What the losses say of the data.
 
 
-def losses_of(side: Side, moment: Moment, parting: Parting | None, which: str) -> float | None:
-    """The losses of all items of a window added up, each as it is before any reduction.
+def losses_of(side: Side, rows: Sequence[Row]) -> float | None:
+    """The losses of the items of some rows added up, each as it is before any reduction.
 
     The value of a root is the sum of its items' losses times their weight, if all weigh the same.
     """
-    if parting is None:
-        return None
-    term = parting.a if which == "a" else parting.b
+    calls: dict[tuple[int | None, int], list[Row]] = {}
+    for row in rows:
+        calls.setdefault((row.rank, row.call), []).append(row)
     whole = 0.0
-    for call in side.calls(moment):
-        rows = [row for row in term.rows if row.call == call.order]
-        if not rows:
-            continue  # of another loss, or of another optimizer's parameters
-        weight = rows[0].weight_at_loss
-        if not weight or not all(is_same(row.weight_at_loss, weight) for row in rows):
+    for (rank, order), members in calls.items():
+        weight = members[0].weight_at_loss
+        if not weight or not all(is_same(row.weight_at_loss, weight) for row in members):
             return None
-        value = _value(side, call)
-        start = product(f.value for f in rows[0].loss if f.kind == "start")
+        value = _value(_books(side, rank).archive.call(order))
+        start = product(f.value for f in members[0].loss if f.kind == "start")
         if value is None or start is None:
             return None
         whole += value * float(start) / float(weight)
     return whole
 
 
-def _value(side: Side, call: Call) -> float | None:
+def _books(side: Side, rank: int | None) -> Books:
+    return side.books if rank is None else side.books.ranks.get(rank, side.books)
+
+
+def _value(facts: CallFacts) -> float | None:
     """What the roots of a call add up to."""
-    facts = side.books.archive.call(call.order)
     values = [facts.tensor(r.form, r.value).measured for r in facts.layout.roots]
     if not values or any(v is None or v.nonfinite or isinstance(v.sum, complex) for v in values):
         return None
@@ -197,16 +198,9 @@ def _losses(
 ) -> Iterator[Origin]:
     ratio = _shared_ratio(partings)
     parting = partings[0] if partings and (len(partings) == 1 or ratio is not None) else None
-    one = losses_of(a, moments[0], parting, "a")
-    other = losses_of(b, moments[1], parting, "b")
-    items = tuple(
-        _items(side, moment, term.rows)
-        for side, moment, term in (
-            (a, moments[0], parting.a if parting else None),
-            (b, moments[1], parting.b if parting else None),
-        )
-        if term is not None
-    )
+    rows = [_fresh(term) for term in (parting.a, parting.b)] if parting is not None else [[], []]
+    one, other = losses_of(a, rows[0]), losses_of(b, rows[1])
+    items = [sum(row.items for row in side) for side in rows]
     if parting is None or one is None or other is None:
         if not any(p.parted or p.weighings or p.unknown for p in partings):
             yield from _first_values(a, b, moments)
@@ -221,9 +215,9 @@ def _losses(
         yield Origin("loss", words, parting.a.term.source, parting.b.term.source)
 
 
-def _items(side: Side, moment: Moment, rows: Sequence[Row]) -> int:
-    window = {call.order for call in side.calls(moment)}
-    return sum(row.items for row in rows if row.call in window)
+def _fresh(term: TermVerdict) -> list[Row]:
+    """The rows of this step's own calls: not what an earlier step has used already."""
+    return [row for row in term.rows if not row.is_repeated]
 
 
 def _shared_ratio(partings: Sequence[Parting]) -> Exact | None:
@@ -243,7 +237,9 @@ def _first_values(a: Side, b: Side, moments: tuple[Moment, Moment]) -> Iterator[
     if len(left) != len(right):
         return
     for number, (one, other) in enumerate(zip(left, right, strict=True), start=1):
-        values = (_value(a, one), _value(b, other))
+        values = [
+            _value(side.books.archive.call(call.order)) for side, call in ((a, one), (b, other))
+        ]
         if None in values or values[0] is None or values[1] is None:
             return
         if abs(values[0] - values[1]) > 1e-4 * max(abs(values[0]), abs(values[1])):

@@ -15,7 +15,6 @@ from tracer.analysis.notes import Optimizer, optimizer_of
 from tracer.analysis.verdicts import Verdict, verdict_of
 from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Buffer, Call, Measurement, Reading, Step
-from tracer.graph.names import Names
 from tracer.tracefile import Trace
 
 __all__ = ["Moment", "Side"]
@@ -42,9 +41,19 @@ class Moment:
 
 
 class Side:
-    """One run that is compared: the trace, and which step of it is wanted, if one is."""
+    """One run that is compared, and which step of it is wanted, if one is.
 
-    def __init__(self, trace: Trace, label: str, step: int | None = None) -> None:
+    Of a job of several ranks `trace` is the one whose gradients are compared; the ledgers have the
+    items of all `ranks`.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        label: str,
+        step: int | None = None,
+        ranks: Mapping[int, Trace] | None = None,
+    ) -> None:
         if not trace.calls:
             raise NothingRecorded(
                 "nothing-recorded",
@@ -53,8 +62,8 @@ class Side:
         self.trace = trace
         self.label = label
         self.step = step
-        self.books = Books(trace)
-        self.names = Names(trace)
+        self.books = Books(trace, ranks)
+        self.names = self.books.names
         self._rounding: dict[int, float] = {}
         self._moments: dict[int, list[Moment]] = {}
         self._check_step()

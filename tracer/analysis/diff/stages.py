@@ -13,6 +13,7 @@ from fractions import Fraction
 
 from tracer.analysis.exact import is_same, product, said
 from tracer.analysis.ledger import Ledger, Row
+from tracer.analysis.rankaxis import rank_factor, world_of
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import TermVerdict, Verdict, reduction_word
 from tracer.semantics.effects import Exact
@@ -136,6 +137,7 @@ def _parting(a: TermVerdict, b: TermVerdict, ledgers: tuple[Ledger, Ledger]) -> 
         _stage("in the loss", left.scale(), right.scale()),
         _stage("replicas", left.replicas(both_mean), right.replicas(both_mean)),
         _stage("backward calls", left.calls(both_mean), right.calls(both_mean)),
+        _stage("ranks", left.ranks(both_mean), right.ranks(both_mean)),
         *_afterwards(left, right),
     ]
     shown = tuple(stage for stage in stages if stage.a.is_there or stage.b.is_there)
@@ -177,7 +179,9 @@ class _Term:
 
     @property
     def _sites(self) -> list[Row]:
-        return [row for row in self._rows if row.call == self._first.call]
+        """The rows of one call of one rank."""
+        first = self._first
+        return [r for r in self._rows if (r.call, r.rank) == (first.call, first.rank)]
 
     @property
     def _over_replicas(self) -> Exact | None:
@@ -230,26 +234,46 @@ class _Term:
         return Cell(words, each * len(lanes) if both_mean else each, source)
 
     def calls(self, both_mean: bool) -> Cell:
-        numbers = list(dict.fromkeys(row.number for row in self._rows))
-        count = len(numbers)
-        entries = {e.call: e for e in self._ledger.history.entries}
-        source = entries[self._rows[-1].call].source if self._rows[-1].call in entries else None
-        again = len({row.number for row in self._rows if row.is_repeated})
+        own = [row for row in self._rows if row.rank == self._first.rank]
+        count = len({row.number for row in own})
+        entries = {(e.rank, e.call): e.source for e in self._ledger.history.entries}
+        source = entries.get((own[-1].rank, own[-1].call))
+        again = len({row.number for row in own if row.is_repeated})
         words = "one call" if count == 1 else f"{count} calls, added"
         if again:
             words += f", {again} of them used by an earlier step already"
         return Cell(words, Fraction(count) if both_mean else ONE, source)
 
+    def ranks(self, both_mean: bool) -> Cell:
+        """Together with what their exchange multiplies, or a division by their number."""
+        world = world_of(self._ledger)
+        if world < 2:
+            return NOTHING
+        values = [rank_factor(row, world) for row in self._rows]
+        value, factors = values[0]
+        source = next((f.source for f in factors if f.source is not None), None)
+        if value is None or not all(is_same(one, value) for one, _ in values):
+            return Cell(f"{world:,} ranks, not each the same", None, source)
+        how = "added" if value == 1 else f"x {said(value)} each"
+        return Cell(f"{world:,} ranks, {how}", value * world if both_mean else value, source)
+
+    def _behind(self, row: Row) -> list[Factor]:
+        """What came after the loss, but for the exchange between ranks."""
+        world = world_of(self._ledger)
+        exchanged = rank_factor(row, world)[1] if world > 1 else ()
+        return [factor for factor in row.after if factor not in exchanged]
+
     @property
     def kinds(self) -> set[str]:
         """Of everything that happened behind the loss, but for what is told and not counted."""
-        return {f.kind for row in self._rows for f in row.after} - {"opaque"}
+        return {f.kind for row in self._rows for f in self._behind(row)} - {"opaque"}
 
     def after(self, kind: str) -> Cell:
-        found = list(dict.fromkeys(f for row in self._rows for f in row.after if f.kind == kind))
+        behind = [self._behind(row) for row in self._rows]
+        found = list(dict.fromkeys(f for factors in behind for f in factors if f.kind == kind))
         if not found:
             return NOTHING
-        everywhere = all(factor in row.after for factor in found for row in self._rows)
+        everywhere = all(factor in factors for factor in found for factors in behind)
         value = product(f.value for f in found) if everywhere else None
         words = ", ".join(_told(f) for f in found[:4]) + (" ..." if len(found) > 4 else "")
         if not everywhere:
