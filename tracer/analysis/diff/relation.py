@@ -104,8 +104,13 @@ def _compared(a: Measurement, b: Measurement, tolerance: float) -> Relation:
     off = _off(a, b, factor)
     measured = (off, cosine, (a.norm, b.norm), tolerance, a.elements)
     if off <= tolerance:
-        return Relation("multiple", tidy(factor, max(SINGLE, min(off, tolerance))), *measured)
+        return Relation("multiple", tidy(factor, _error(off, tolerance)), *measured)
     return Relation("near" if off <= NEAR else "different", factor, *measured)
+
+
+def _error(off: float, tolerance: float) -> float:
+    """How far the factor may be off: the better two gradients fit, the better it is known."""
+    return max(SINGLE, min(4 * off, tolerance))
 
 
 def _off(a: Measurement, b: Measurement, factor: float) -> float:
@@ -204,7 +209,10 @@ def clusters_of(relations: Sequence[Relation]) -> list[Cluster]:
         else:
             groups.append([(value, place)])
     found = [
-        Cluster(_pooled([v for v, _ in group]), tuple(sorted(place for _, place in group)))
+        Cluster(
+            _pooled([(value, relations[place]) for value, place in group]),
+            tuple(sorted(place for _, place in group)),
+        )
         for group in groups
     ]
     return sorted(found, key=lambda cluster: -len(cluster.members))
@@ -214,7 +222,7 @@ def _is_near(a: float, b: float, tolerance: float) -> bool:
     return abs(a - b) <= 2 * tolerance * abs(b)
 
 
-def _pooled(values: Sequence[float]) -> Exact:
-    middle = median(values)
-    spread = max(abs(value - middle) for value in values) / abs(middle)
-    return tidy(middle, max(SINGLE, spread))
+def _pooled(group: Sequence[tuple[float, Relation]]) -> Exact:
+    middle = median(value for value, _ in group)
+    spread = max(abs(value - middle) for value, _ in group) / abs(middle)
+    return tidy(middle, max(spread, *(_error(r.off, r.tolerance) for _, r in group)))
