@@ -185,7 +185,7 @@ def _relations(shown: Comparison, span: str) -> Iterator[str]:
         members = [shown.matches[n] for n in cluster.members]
         equation = _equation(cluster.factor)
         names = "" if len(members) == total else f" ({_names(members)})"
-        count = f"{len(members)} of {total} parameters{names}"
+        count = f"{_of(len(members), total)}{names}"
         yield f"{equation} for {count}, {span}{_precision(members)}"
     near = shown.of_kind("near")
     if near:
@@ -213,6 +213,10 @@ def _relations(shown: Comparison, span: str) -> Iterator[str]:
             yield f"{words}: {plural(len(others), 'parameter')} ({_names(others)})"
 
 
+def _of(count: int, total: int) -> str:
+    return f"{count} of {plural(total, 'parameter')}"
+
+
 def _absence(matches: Sequence[Match], side: str) -> str:
     """Why there is no gradient: recorded only for those that an optimizer holds."""
     for match in matches:
@@ -238,7 +242,8 @@ def _different(shown: Comparison, total: int, span: str) -> Iterator[str]:
     least = ""
     if worst is not None and worst.relation.cosine is not None and len(different) > 1:
         least = f", least {_cosine(worst.relation.cosine)} of {worst.pair.name_a}"
-    yield f"not proportional for {len(different)} of {total} parameters, {span}{of_all}{least}"
+    count = _of(len(different), total)
+    yield f"not proportional for {count}, {span}{of_all}{least}"
 
 
 def _cosine(cosine: Cosine) -> str:
