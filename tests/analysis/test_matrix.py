@@ -658,3 +658,20 @@ def test_a_printed_three_is_told_apart(tmp_path: Path) -> None:
     assert verdicts(found["hook"], "afterwards") == ["x 3"]
     assert found["replicas"].verdict.words == "the mean over all 4 items"
     assert verdicts(found["replicas"], "replicas") == ["sum"]
+
+
+def test_a_factor_in_half_precision_is_told_as_about(tmp_path: Path) -> None:
+    def script() -> None:
+        w = nn.Parameter(torch.randn(40, 3, dtype=torch.bfloat16))
+        optimizer = torch.optim.SGD([w], lr=0.1)
+        w.register_hook(lambda gradient: gradient * 0.37)
+        F.mse_loss(
+            torch.randn(8, 40, dtype=torch.bfloat16) @ w, torch.zeros(8, 3).bfloat16()
+        ).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path)
+
+    assert verdicts(found, "afterwards") == ["x about 0.37"]
+    assert kinds(found) == ["rough"]
+    assert found.ledger.rows[0].after[0].value == pytest.approx(0.37, rel=5e-3)

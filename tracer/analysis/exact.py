@@ -12,6 +12,7 @@ from tracer.semantics.effects import Exact
 __all__ = [
     "DOUBLE",
     "SINGLE",
+    "is_rough",
     "is_same",
     "is_zero",
     "product",
@@ -36,6 +37,11 @@ FLOAT32_ROUNDING = 2e-5
 def rounding(dtype: str) -> float:
     """How far sums of fingerprints may be off in this precision, relative to the norms."""
     return ROUNDING.get(dtype, FLOAT32_ROUNDING)
+
+
+def is_rough(value: Exact | None, *dtypes: str) -> bool:
+    """Whether a factor that was measured in these is not known to four digits."""
+    return isinstance(value, float) and any(dtype in ROUNDING for dtype in dtypes)
 
 
 def tidy(value: float, error: float = SINGLE) -> Exact:

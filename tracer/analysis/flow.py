@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tracer.analysis.callfacts import CallFacts, Sent
-from tracer.analysis.exact import is_same, proportion, rounding
+from tracer.analysis.exact import is_rough, is_same, proportion, rounding
 from tracer.analysis.network import Network
 from tracer.analysis.strand import Ended, Factor, Strand
 from tracer.analysis.strands import OPAQUE, follow
@@ -158,7 +158,8 @@ class _FlowWalk:
             return flow
         source = self._facts.node(node).source
         words = f"{hooks} hook{'s' if hooks > 1 else ''}" if hooks else "changed on the way"
-        return _times(flow, Factor("hook", changed, words, source, True))
+        rough = is_rough(changed, received.form.dtype)
+        return _times(flow, Factor("hook", changed, words, source, True, rough))
 
     def _along(self, sent: Sent, flow: Flow) -> Flow:
         """The flow behind a node that may have done something beside its derivative."""
@@ -198,7 +199,8 @@ class _FlowWalk:
         if isinstance(effect, Opaque):
             # Of one element any derivative is a multiple: told, but not counted.
             kind = "function" if is_own and leaving.elements > 1 else "opaque"
-            return Factor(kind, value, name, node.source, True)
+            rough = is_rough(value, received[0].form.dtype, leaving.form.dtype)
+            return Factor(kind, value, name, node.source, True, rough)
         if isinstance(effect, Scales):
             value = value / effect.by
         return Factor("hook", Fraction(1) if is_same(value, Fraction(1)) else value,

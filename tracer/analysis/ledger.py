@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 from tracer.analysis.callfacts import CallFacts, Tensor
-from tracer.analysis.exact import is_same, product
+from tracer.analysis.exact import is_rough, is_same, product
 from tracer.analysis.flow import CallFlow, Passed, flow_of
 from tracer.analysis.history import Archive, Change, Entry, History, fills_of, history_of, ratio
 from tracer.analysis.lines import LinesOfRanks
@@ -293,7 +294,7 @@ class Books:
         assert entry.call is not None
         flow = self.flow(entry.call)
         reached = flow.buffers.get(buffer, {})
-        changes = tuple(_factor(change) for change in entry.changes)
+        changes = tuple(_factor(change, entry.tensor) for change in entry.changes)
         return [
             self._row(entry, site, flow.sites[site], passed, changes)
             for site, passed in reached.items()
@@ -395,8 +396,11 @@ def _place_of(row: Row) -> tuple[int, int, int, int]:
     return (row.rank or 0, row.number, row.replica or 0, row.site)
 
 
-def _factor(change: Change) -> Factor:
-    return Factor(change.kind, change.factor, change.words, change.source, change.is_measured)
+def _factor(change: Change, part: Tensor | None) -> Factor:
+    dtype = "" if part is None else part.form.dtype
+    rough = change.is_measured and is_rough(change.factor, dtype)
+    words, source = change.words, change.source
+    return Factor(change.kind, change.factor, words, source, change.is_measured, rough)
 
 
 def _unknown(factors: Iterable[Factor]) -> str:
@@ -444,4 +448,14 @@ def _samples(ended: Ended, batch: int | None) -> Samples | None:
 
 def steps_of(trace: Trace, buffer: int) -> list[Step]:
     """The steps that could have consumed the buffer."""
-    return [s for s in trace.steps if any(buffer in g.get("buffers", ()) for g in s.groups)]
+    found = _taken.get(trace)
+    if found is None:
+        found = _taken[trace] = {}
+        for step in trace.steps:
+            for held in {b for group in step.groups for b in group.get("buffers", ())}:
+                found.setdefault(held, []).append(step)
+    return found.get(buffer, [])
+
+
+_taken: WeakKeyDictionary[Trace, dict[int, list[Step]]] = WeakKeyDictionary()
+"""The steps by buffer: a run has thousands of them, and many buffers."""

@@ -74,7 +74,7 @@ def _rate(group: dict[str, Any]) -> float | None:
 
 def notes_of(ledger: Ledger, optimizer: Optimizer | None, trace: Trace) -> tuple[Note, ...]:
     """Everything beside the answer for one buffer, what changes its meaning first."""
-    found = [*_of_functions(ledger), *_of_uses(ledger, trace)]
+    found = [*_of_functions(ledger), *_of_precision(ledger), *_of_uses(ledger, trace)]
     if optimizer is not None and ledger.step is not None:
         found += _of_groups(optimizer)
         found += _of_optimizer(optimizer, ledger)
@@ -110,6 +110,13 @@ def _function(factor: Factor) -> str:
         f"The gradient passes {factor.words}, which multiplies it by {value} (measured). It is not "
         "counted: that may be the derivative of its forward."
     )
+
+
+def _of_precision(ledger: Ledger) -> Iterator[Note]:
+    if any(factor.is_rough for row in ledger.rows for factor in (*row.loss, *row.after)):
+        yield Note(
+            "rough", 'A factor that was measured in half precision is known to two digits: "about".'
+        )
 
 
 def _of_uses(ledger: Ledger, trace: Trace) -> Iterator[Note]:
@@ -206,12 +213,13 @@ def _of_decay(options: dict[str, Any]) -> Iterator[Note]:
 def _of_rates(ledger: Ledger, step: Step, trace: Trace) -> Iterator[Note]:
     """A learning rate that changes from step to step."""
     found: list[tuple[int, float]] = []
+    held = [n for n, group in enumerate(step.groups) if ledger.buffer in group.get("buffers", ())]
     for other in steps_of(trace, ledger.buffer):
-        rates = [r for g in other.groups if ledger.buffer in g.get("buffers", ())
-                 and (r := _rate(g)) is not None]  # fmt: skip
-        is_same = other.optimizer == step.optimizer
-        if is_same and rates and (not found or found[-1][1] != rates[0]):
-            found.append((other.step, rates[0]))
+        if other.optimizer != step.optimizer or not held or held[0] >= len(other.groups):
+            continue
+        rate = _rate(other.groups[held[0]])
+        if rate is not None and (not found or found[-1][1] != rate):
+            found.append((other.step, rate))
     if len(found) > 1:
         shown = found if len(found) <= MOST_RATES else [*found[: MOST_RATES - 1], found[-1]]
         told = [f"{_number(rate)} from step {number}" for number, rate in shown]

@@ -173,8 +173,9 @@ def _recorded(entry: Entry, books: Books) -> Edit | None:
     """What was written of the terms of a call: right before it."""
     if entry.call is None:
         return None
-    place = books.archive.places[entry.call]
-    for event in reversed(books.archive.events[:place]):
+    events = books.archive.events
+    for place in range(books.archive.places[entry.call] - 1, -1, -1):
+        event = events[place]
         if isinstance(event, Edit) and event.kind == "terms":
             return event
         if isinstance(event, Call) and event.nested_in is None:

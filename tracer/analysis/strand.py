@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tracer.analysis.callfacts import CallFacts
-from tracer.analysis.exact import is_same, product
+from tracer.analysis.exact import is_same, product, said
 from tracer.events import Measurement, Shape
 from tracer.semantics.effects import Exact
 
@@ -19,7 +19,8 @@ class Factor:
 
     `kind` is "reduction", "scale", "start", "hook", "measured", "paths", "function" (of the user's,
     that multiplies all elements by one number), "opaque" (told, not counted), or the kind of an
-    edit of a buffer. `is_measured` tells a ratio of two gradients from a number that a rule knows.
+    edit of a buffer. `is_measured` tells a ratio of two gradients from a number that a rule knows;
+    `is_rough` one that was measured in half precision and is known to two digits or three.
     """
 
     kind: str
@@ -27,6 +28,14 @@ class Factor:
     words: str
     source: int | None = None
     is_measured: bool = False
+    is_rough: bool = False
+
+    @property
+    def text(self) -> str:
+        """x 1/8; x about 0.37; ? where it is no factor."""
+        if self.value is None:
+            return "?"
+        return f"x about {float(self.value):.2g}" if self.is_rough else f"x {said(self.value)}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from tracer.analysis.callfacts import CallFacts, Sent, Tensor
-from tracer.analysis.exact import DOUBLE, is_zero, product, rounding, tidy, total
+from tracer.analysis.exact import DOUBLE, is_rough, is_zero, product, rounding, tidy, total
 from tracer.analysis.network import Network, is_above_leaf
 from tracer.analysis.strand import Ended, Factor, Reduction, Strand, joined, merged
 from tracer.events import SMALL, Measurement, Shape
@@ -138,7 +138,8 @@ class _Walk:
         if changed is None and measured is not None and not measured.nonfinite:
             return [replace(s, unknown=s.unknown or HOOKED) for s in strands]
         if changed is not None and changed != 1:
-            factor = Factor("hook", changed, "hook", self._facts.node(node).source, True)
+            rough = is_rough(changed, tensor.form.dtype)
+            factor = Factor("hook", changed, "hook", self._facts.node(node).source, True, rough)
             strands = [strand.scaled(factor) for strand in strands]
         if measured is not None and tensor.elements == 1 and len(strands) == 1:
             strands = [_recovered(strands[0], measured)]

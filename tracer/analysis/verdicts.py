@@ -313,8 +313,7 @@ def _buffer_axes(ledger: Ledger, trace: Trace) -> list[Axis]:
     axes = []
     for factor, rows in found.items():
         words = factor.words + _only(rows, ledger.rows, trace)
-        value = f"x {said(factor.value)}" if factor.value is not None else "?"
-        axes.append(Axis("afterwards", value, words, source=factor.source))
+        axes.append(Axis("afterwards", factor.text, words, source=factor.source))
     return axes
 
 

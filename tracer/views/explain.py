@@ -276,8 +276,8 @@ def _factor(factor: Factor) -> str:
         words = factor.words if factor.kind == "reduction" else ""
     else:
         words = factor.words
-    value = f"x {said(factor.value)}" if factor.value is not None else "no factor"
-    return f"{value} {words}".strip()
+    text = "no factor" if factor.value is None else factor.text
+    return f"{text} {words}".strip()
 
 
 def _history_table(one: Explanation, lines: Lines) -> list[str]:

@@ -169,7 +169,8 @@ def _row(row: Row, trace: Trace) -> Document:
 def _factor(factor: Factor, trace: Trace) -> Document:
     return {
         "kind": factor.kind, "factor": _exact(factor.value), "words": factor.words,
-        "is_measured": factor.is_measured, **_place(factor.source, trace),
+        "is_measured": factor.is_measured, "is_rough": factor.is_rough,
+        **_place(factor.source, trace),
     }  # fmt: skip
 
 
