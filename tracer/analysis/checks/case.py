@@ -14,7 +14,7 @@ from tracer.analysis.checks.windows import Kind, Window, kinds_of, windows_of
 from tracer.analysis.explain import Explainer
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Ledger, Row
-from tracer.analysis.network import Network
+from tracer.analysis.network import Network, is_above_leaf
 from tracer.analysis.notes import Optimizer, optimizer_of
 from tracer.events import Call, Source
 from tracer.tracefile import Trace
@@ -26,6 +26,9 @@ MOST_WORK = 60_000
 
 FEWEST_KINDS = 6
 """Kinds of windows that are looked into, however large they are."""
+
+MOST_FOLLOWED = 200
+"""Nodes of a loss that are followed below its items."""
 
 MOST_FILLS = 6
 """Of a run without steps, how often each buffer is looked at."""
@@ -159,6 +162,25 @@ class Case:
         """File and line, to compare places with."""
         found = self.source(source)
         return (found.file, found.line) if found is not None else ("", 0)
+
+    def are_of_a_batch(self, row: Row) -> bool:
+        """Whether items are no elements of a leaf, and no losses that were single numbers before."""
+        facts = self.call(row.call)
+        ended = self.books.flow(row.call).sites[row.call, row.site]
+        below = {facts.structure.edges[number].receiver for number in ended.edges}
+        if all(is_above_leaf(facts, node) for node in below):
+            return False
+        stack, seen = list(below), set(below)
+        while stack and len(seen) < MOST_FOLLOWED:
+            node = stack.pop()
+            if any(t.form.shape == () for t in facts.received.get(node, {}).values()):
+                return False
+            for sent in facts.leaving.get(node, ()):
+                onward = sent.edge.receiver
+                if onward not in seen and not self.is_in_network(facts, onward):
+                    seen.add(onward)
+                    stack.append(onward)
+        return True
 
     def hook_line(self, account: Account, made_at: int | None) -> int | None:
         """Where the last hook on these buffers, or on a tensor made at a line, was registered."""

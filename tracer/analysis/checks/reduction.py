@@ -37,7 +37,8 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
     weight 1 in what the optimizer consumes. The factor is the number of items, against a mean.
 
     Silent: when the sum is divided later, in the loss, in the gradient or by a hook; when the
-    learning rate is a round number divided by the number of items; for a single item.
+    learning rate is a round number divided by the number of items; for a single item; for a sum
+    over the elements of a parameter, or over losses that were reduced before.
     """
     for account in case.accounts:
         optimizer = account.optimizer
@@ -49,6 +50,8 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
             if not all(_is_plain_sum(row) for row in rows) or items < 2:
                 continue
             if first.samples is not None and first.samples.count == 1:
+                continue
+            if not case.are_of_a_batch(first):
                 continue
             if optimizer.lr is not None and carries_division(optimizer.lr, items):
                 continue

@@ -12,7 +12,7 @@ from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.weights import call_total, is_known, terms_of
 from tracer.analysis.checks.windows import buffers_of
-from tracer.analysis.exact import is_same, product, said
+from tracer.analysis.exact import is_same, product, proportion, rounding, said
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
 from tracer.events import Call, Edit, Reset, Step
@@ -635,9 +635,22 @@ def stepped_twice(case: Case) -> Iterator[Claim]:
             elif isinstance(event, Call) and archive.writes(event, buffer):
                 last = None
             elif isinstance(event, Step) and archive.has_reading(event, buffer, "consumed"):
-                if last is not None and last.step != event.step:
+                if (
+                    last is not None
+                    and last.step != event.step
+                    and _is_same(case, buffer, last, event)
+                ):
                     yield _stepped_twice(case, last, event, members)
                 last = event
+
+
+def _is_same(case: Case, buffer: int, first: Step, second: Step) -> bool:
+    """Whether two steps found the same in a buffer, or a multiple: nobody put a new one there."""
+    found = [case.books.archive.reading(step, buffer, "consumed") for step in (first, second)]
+    measured = [t.measured for t in found if t is not None and t.measured is not None]
+    if len(measured) < 2 or found[1] is None:
+        return False
+    return proportion(measured[:1], measured[1], rounding(found[1].form.dtype)) is not None
 
 
 def _stepped_twice(case: Case, first: Step, second: Step, buffers: tuple[int, ...]) -> Claim:
