@@ -14,9 +14,10 @@ from tracer.analysis.checks.windows import Kind, Window, kinds_of, windows_of
 from tracer.analysis.explain import Explainer
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Ledger, Row
-from tracer.analysis.network import Network, is_above_leaf
+from tracer.analysis.network import Network
 from tracer.analysis.notes import Optimizer, optimizer_of
 from tracer.events import Call, Source
+from tracer.semantics.effects import Contracts, Sums
 from tracer.tracefile import Trace
 
 __all__ = ["Account", "Case"]
@@ -168,19 +169,23 @@ class Case:
         facts = self.call(row.call)
         ended = self.books.flow(row.call).sites[row.call, row.site]
         below = {facts.structure.edges[number].receiver for number in ended.edges}
-        if all(is_above_leaf(facts, node) for node in below):
-            return False
         stack, seen = list(below), set(below)
+        meets_model = False
         while stack and len(seen) < MOST_FOLLOWED:
             node = stack.pop()
-            if any(t.form.shape == () for t in facts.received.get(node, {}).values()):
+            received = [t.form for t in facts.received.get(node, {}).values()]
+            if any(form.shape == () for form in received):
                 return False
+            meets_model |= self.is_in_network(facts, node)
             for sent in facts.leaving.get(node, ()):
+                # Added up, or a product of matrices: many items meet few parameters.
+                effect = facts.effect(sent)
+                meets_model |= isinstance(effect, Sums | Contracts) or effect.then_sums != 1
                 onward = sent.edge.receiver
-                if onward not in seen and not self.is_in_network(facts, onward):
+                if onward not in seen and not meets_model:
                     seen.add(onward)
                     stack.append(onward)
-        return True
+        return meets_model
 
     def hook_line(self, account: Account, made_at: int | None) -> int | None:
         """Where the last hook on these buffers, or on a tensor made at a line, was registered."""
