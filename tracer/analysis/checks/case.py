@@ -165,7 +165,7 @@ class Case:
         return (found.file, found.line) if found is not None else ("", 0)
 
     def are_of_a_batch(self, row: Row) -> bool:
-        """Whether items are no elements of a leaf, and no losses that were single numbers before."""
+        """Whether items are no elements of a leaf, and no losses that were numbers before."""
         facts = self.call(row.call)
         ended = self.books.flow(row.call).sites[row.call, row.site]
         below = {facts.structure.edges[number].receiver for number in ended.edges}
