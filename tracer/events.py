@@ -564,7 +564,9 @@ class Measurement:
 
     `sum` is complex for complex tensors. `norm` is L2, `largest` the largest magnitude. Where
     `nonfinite` is not 0 the other numbers may be NaN or infinite. `fingerprint` is a fixed random
-    projection: that of a sum is the sum of theirs. `values` has all elements where they are few.
+    projection: that of a sum is the sum of theirs. It is empty where it was not taken: of a large
+    gradient that lies transposed in memory, and goes to one node alone that passes on the memory
+    as it is; what that node sends has one. `values` has all elements where they are few.
     """
 
     elements: int

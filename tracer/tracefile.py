@@ -8,6 +8,7 @@ nothing: text is JSON, blobs are plain little-endian float32 and float64.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import struct
@@ -843,6 +844,7 @@ def _measured(
             norm=norm,
             largest=largest,
             nonfinite=int(nonfinite),
-            fingerprint=tuple(fingerprint),
+            # Not a number where it was not taken: see `Measurement`.
+            fingerprint=() if math.isnan(fingerprint[0]) and not nonfinite else tuple(fingerprint),
             values=small,
         )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from array import array
+from pathlib import Path
 
 import pytest
 import torch
 
+import tracer
+from tracer.analysis.balance import check_balance
 from tracer.events import ROW_WIDTH
 from tracer.record.measure import Shelf
 
@@ -155,3 +158,73 @@ def test_reduced_matmul_precision_of_the_user_does_not_blur_the_fingerprint() ->
         torch.set_float32_matmul_precision("highest")
 
     assert torch.allclose(found, expected, atol=1e-3)
+
+
+def test_a_large_transposed_gradient_that_goes_on_alone_is_projected_once(tmp_path: Path) -> None:
+    weight, x = torch.randn(200, 300, requires_grad=True), torch.randn(50, 300)
+
+    with tracer.Recorder(tmp_path / "run.trace"):
+        (x @ weight.t()).square().mean().backward()
+
+    with tracer.load(tmp_path / "run.trace") as trace:
+        call = trace.calls[0]
+        layout, rows = trace.layout(call.layout), trace.measurements(call)
+        assert layout.structure is not None
+        structure = trace.structure(layout.structure)
+        sent = {
+            structure.nodes[structure.edges[c.edge].sender].name: rows[c.row]
+            for c in layout.contributions
+            if c.row is not None
+        }
+        turned, straight = sent["MmBackward0"], sent["TBackward0"]
+        assert weight.grad is not None
+        assert turned.fingerprint == ()
+        assert turned.norm == straight.norm == pytest.approx(weight.grad.norm().item(), rel=1e-5)
+        assert straight.sum == pytest.approx(weight.grad.sum().item(), rel=1e-3)
+        assert straight.fingerprint == pytest.approx(
+            fingerprint(weight.grad).tolist(), rel=1e-4, abs=1e-4
+        )
+        assert check_balance(trace).is_balanced
+
+
+def test_a_buffer_changed_behind_its_version_is_measured_again() -> None:
+    buffer = torch.randn(40_001)
+    shelf = Shelf()
+
+    shelf.add(buffer, recalled=True)
+    shelf.add(buffer, recalled=True)
+    version = buffer._version
+    buffer.data[17] *= -3
+    assert buffer._version == version
+    shelf.add(buffer, recalled=True)
+    numbers = array("f", shelf.fetch().measurements)
+
+    first, again, changed = (list(numbers[i : i + ROW_WIDTH]) for i in (0, 13, 26))
+    assert first == again
+    assert changed == measured(buffer)[0] != first
+
+
+@pytest.mark.parametrize("shape", [(3000, 1700), (5_000_001,), (40, 70, 50, 41)])
+def test_large_tensors_in_any_memory_order_measure_as_their_copies(shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape)
+    turned = tensor.permute(*reversed(range(len(shape)))).contiguous()
+
+    found = measured(turned.permute(*reversed(range(len(shape)))))[0]
+
+    assert found == pytest.approx(measured(tensor)[0], rel=1e-4, abs=0.5)
+    assert found[5:] == pytest.approx(measured(tensor.double())[0][5:], rel=1e-3, abs=0.5)
+
+
+def test_what_is_measured_does_not_depend_on_what_is_measured_beside_it() -> None:
+    tensors = [torch.randn(n) for n in (1, 17, 1024, 3000, 16_000, 64)]
+
+    assert measured(*tensors) == [measured(tensor)[0] for tensor in tensors]
+
+
+def test_more_small_tensors_than_one_arena_holds() -> None:
+    tensors = [torch.full((900 + i,), float(i)) for i in range(1, 1200)]
+
+    found = measured(*tensors)
+
+    assert [row[3] for row in found] == [float(i) for i in range(1, 1200)]
+    assert found[1000] == measured(tensors[1000])[0]

@@ -112,6 +112,10 @@ class _Account:
         scale = sum(m.norm for m in everything if m)
         if not math.isfinite(scale):
             return None
+        if len(self.parts) == 1 and self.parts[0] is self.total:
+            return 0.0  # measured once: the very tensor that was sent
+        if any(m and not m.fingerprint for m in everything):
+            return None
         if scale == 0:
             return 0.0
         return max(abs(a - b) for a, b in zip(*self._sides(), strict=True)) / scale

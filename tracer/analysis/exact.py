@@ -136,6 +136,10 @@ def proportion(
         return None
     if len({part.elements for part in (*parts, whole)}) > 1:
         return None
+    if len(parts) == 1 and parts[0] is whole:
+        return Fraction(1)
+    if not all(part.fingerprint for part in (*parts, whole)):
+        return None
     sums = [math.fsum(column) for column in zip(*(terms(part) for part in parts), strict=True)]
     totals = terms(whole)
     scale = math.fsum(part.norm for part in parts)

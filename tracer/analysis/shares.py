@@ -114,6 +114,8 @@ def _projected(part: _Part, whole: Measurement) -> Share | None:
         dot = sum(_inner(x, y) for x, y in zip(whole.values, part.measured.values, strict=True))
         square = sum(_inner(x, x) for x in whole.values)
         return Share(part.factor * dot / square) if square else None
+    if not whole.fingerprint or not part.measured.fingerprint:
+        return None
     pairs = zip(whole.fingerprint, part.measured.fingerprint, strict=True)
     square = math.fsum(x * x for x in whole.fingerprint)
     if square == 0:

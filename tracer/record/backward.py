@@ -159,9 +159,9 @@ class BackwardCalls(Instrument):
         graph, shelf = Graph(places), Shelf()
         guard(graph)
         leaves = {
-            index: self._modules.buffer(seen.node.variable, users)
-            for index, seen in enumerate(graph.seen)
-            if seen.kind.accumulates
+            index: self._modules.buffer(graph.nodes[index].variable, users)
+            for index, kind in enumerate(graph.kinds)
+            if kind.accumulates
         }
         watch = Watch(
             graph, shelf, self._journal, self._hooks, lambda: self._learn_task(running), self._fail
@@ -250,11 +250,18 @@ class BackwardCalls(Instrument):
     def _read(self, running: Running, moment: str) -> None:
         if not running.request.accumulates:
             return
-        leaves = [
-            (buffer, self._modules.holder(running.graph.seen[index].node.variable))
-            for index, buffer in running.leaves.items()
-        ]
-        running.readings += read_buffers(leaves, moment, running.shelf, self._journal)
+        nodes, watch = running.graph.nodes, running.watch
+        left = []
+        for index, buffer in running.leaves.items():
+            leaf = self._modules.holder(nodes[index].variable)
+            content = leaf.grad if moment == "after" else None
+            row = None if content is None else watch.took_over(index, content)
+            if content is None or row is None:
+                left.append((buffer, leaf))
+            else:
+                form = self._journal.form(content)
+                running.readings.append(Reading(buffer, moment, form, row))
+        running.readings += read_buffers(left, moment, running.shelf, self._journal)
 
     def _end(self, running: Running, outcome: str, result: Any) -> None:
         try:
@@ -298,7 +305,7 @@ class BackwardCalls(Instrument):
                 measurements=measured.measurements,
                 values=measured.values,
                 scalars=tuple(
-                    float(number) for seen in graph.seen for _, number in seen.saved.numbers
+                    float(number) for saved in graph.saved for _, number in saved.numbers
                 ),
                 batch=running.batch,
                 again=running.again,
@@ -310,7 +317,7 @@ class BackwardCalls(Instrument):
         if running.request.accumulates or not isinstance(result, tuple | list):
             return []
         leaves = {
-            id(running.graph.seen[index].node.variable): running.graph.seen[index].node
+            id(running.graph.nodes[index].variable): running.graph.nodes[index]
             for index in running.leaves
         }
         captures = []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import threading
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from tracer.record.journal import Interned
 from tracer.record.patches import Patches
 
 __all__ = ["Batches"]
@@ -19,8 +19,8 @@ class Batches:
 
     def __init__(self) -> None:
         self._patches = Patches()
-        self._loaders = Interned()
-        self._given: dict[int, int] = {}
+        self._count = 0
+        self._given: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self.last: tuple[int, int] | None = None
 
@@ -31,11 +31,10 @@ class Batches:
         def counting(loader: Any) -> Any:
             batch = following(loader)
             with self._lock:
-                # By identity: an iterator is made anew for each epoch, and so gets a new number
-                # or that of one long gone. Within a window that makes no difference.
-                number = self._loaders(id(loader))
-                self._given[number] = self._given.get(number, 0) + 1
-                self.last = (number, self._given[number])
+                # An iterator is made anew for each epoch, and so gets a new number.
+                number, given = self._given.get(loader, (self._count, 0))
+                self._count = max(self._count, number + 1)
+                self._given[loader] = self.last = (number, given + 1)
             return batch
 
         self._patches.replace(_BaseDataLoaderIter, "__next__", counting)

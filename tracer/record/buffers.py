@@ -35,7 +35,7 @@ def read_buffers(
     for buffer, leaf in leaves:
         gradient = leaf.grad
         if gradient is not None:
-            row = shelf.add_part(gradient, place_held(leaf))
+            row = shelf.add_part(gradient, place_held(leaf), recalled=True)
             readings.append(Reading(buffer, moment, journal.form(gradient), row))
     return readings
 

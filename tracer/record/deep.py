@@ -28,12 +28,12 @@ HELD = "tracer_held"
 
 def guard(graph: Graph) -> None:
     """Let a graph be freed band by band, if it may be deep."""
-    if len(graph.seen) <= 2 * BAND:
+    if len(graph) <= 2 * BAND:
         return
-    depths = [0] * len(graph.seen)
-    heads = list(range(len(graph.seen)))  # the head that a node stands under; a root is its own
+    depths = [0] * len(graph)
+    heads = list(range(len(graph)))  # the head that a node stands under; a root is its own
     for node in _from_the_roots(graph):
-        for below in _receivers(graph, node):
+        for below in graph.receivers(node):
             if depths[below] <= depths[node]:
                 depths[below] = depths[node] + 1
                 heads[below] = heads[node]
@@ -43,26 +43,22 @@ def guard(graph: Graph) -> None:
 
 
 def _hold(graph: Graph, head: int, below: int) -> None:
-    held = graph.seen[head].node.metadata.setdefault(HELD, [])
-    node = graph.seen[below].node
+    held = graph.nodes[head].metadata.setdefault(HELD, [])
+    node = graph.nodes[below]
     if not any(known is node for known in held):
         held.append(node)
 
 
-def _receivers(graph: Graph, node: int) -> Iterator[int]:
-    return (edge[1] for edge in graph.seen[node].edges if edge is not None)
-
-
 def _from_the_roots(graph: Graph) -> Iterator[int]:
     """Every node after all that send to it (Kahn's order)."""
-    waiting = [0] * len(graph.seen)
-    for edge in graph.edges:
-        waiting[edge[2]] += 1
+    waiting = [0] * len(graph)
+    for _, _, receiver, _ in graph.all_edges():
+        waiting[receiver] += 1
     ready = deque(node for node, count in enumerate(waiting) if not count)
     while ready:
         node = ready.popleft()
         yield node
-        for below in _receivers(graph, node):
+        for below in graph.receivers(node):
             waiting[below] -= 1
             if not waiting[below]:
                 ready.append(below)

@@ -2,86 +2,141 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
-from tracer.record.measure import Shelf, identity
+from tracer.record.measure import ARENA_ELEMENTS, Shelf, identity
 from tracer.record.nodes import NodeKind, Saved, hooks_before, kind_of, saved_of
 from tracer.record.sources import Origin, origin_of
 
-__all__ = ["Graph", "NodeSeen", "Watch"]
+__all__ = ["Graph", "Taken", "Watch"]
 
+Identity = tuple[object, ...]
+Gradients = tuple[torch.Tensor | None, ...]
 
-@dataclass
-class NodeSeen:
-    """A node of the walked graph, with what is known before it runs."""
+NO_HOOKS = (0, 0, 0)
 
-    node: Any
-    kind: NodeKind
-    origin: Origin
-    saved: Saved
-    edges: tuple[tuple[int, int, int, int] | None, ...] = ()
-    """Per output: number of the edge, receiver, input of the receiver, times that input is fed."""
-    hooks: tuple[int, int, int] = (0, 0, 0)
-    ran: bool = False
+PERMUTING = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
+"""Pass on the very memory that they received, in another order."""
 
 
 class Graph:
-    """The graph reached from some nodes, walked without recursion: graphs are 10^6 nodes deep."""
+    """The graph reached from some nodes, walked without recursion: graphs are 10^6 nodes deep.
+
+    Its columns have one item for each node, in the order of the walk. Edges are numbered sender by
+    sender, by output.
+    """
 
     def __init__(self, roots: Iterable[tuple[Any, int]]) -> None:
-        self.seen: list[NodeSeen] = []
+        self.nodes: list[Any] = []
+        self.kinds: list[NodeKind] = []
+        self.origins: list[Origin] = []
+        self.saved: list[Saved] = []
+        self.hooks: list[tuple[int, int, int]] = []
         self.index: dict[Any, int] = {}
-        self.edges: list[tuple[int, int, int, int]] = []
-        self.fed: dict[tuple[int, int], int] = {}
-        queue: deque[Any] = deque()
-        for node, place in roots:
-            self._feed(self._reach(node, queue), place)
-        while queue:
-            self._follow(queue.popleft(), queue)
-        for sender in self.seen:
-            sender.edges = tuple(edge and (*edge[:3], self.fed[edge[1:3]]) for edge in sender.edges)
+        self.edges = array("q")
+        """Four numbers each: sender, output, receiver, input."""
+        self.first = array("q")
+        """Where in `edge_of` the outputs of a node begin."""
+        self.edge_of = array("q")
+        """For each output its edge, -1 where there is none."""
+        self._met: set[tuple[int, int] | int] = set()
+        self._shared: set[tuple[int, int] | int] = set()
+        self._walk(roots)
+        self.ran = bytearray(len(self.nodes))
+        self.runs_python = any(
+            kind.custom or (origin.lazy and not kind.accumulates)
+            for kind, origin in zip(self.kinds, self.origins, strict=True)
+        )
+        """Whether code of the user may run while the engine does."""
+        self.is_alone = self._alone()
 
-    def _reach(self, node: Any, queue: deque[Any]) -> int:
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def edge(self, number: int) -> tuple[int, int, int, int]:
+        """Sender, output, receiver, input."""
+        return tuple(self.edges[4 * number : 4 * number + 4])  # type: ignore[return-value]
+
+    def all_edges(self) -> Iterator[tuple[int, int, int, int]]:
+        numbers = iter(self.edges)
+        return zip(numbers, numbers, numbers, numbers, strict=True)
+
+    def receivers(self, node: int) -> Iterator[int]:
+        """The nodes that a node sends to."""
+        end = self.first[node + 1] if node + 1 < len(self.first) else len(self.edge_of)
+        for edge in self.edge_of[self.first[node] : end]:
+            if edge >= 0:
+                yield self.edges[4 * edge + 2]
+
+    def _walk(self, roots: Iterable[tuple[Any, int]]) -> None:
+        for node, place in roots:
+            self._feed(self._reach(node), place)
+        edges, edge_of, first = self.edges, self.edge_of, self.first
+        index = self.index
+        number = count = 0
+        while number < len(self.nodes):
+            first.append(len(edge_of))
+            for output, (below, place) in enumerate(self.nodes[number].next_functions):
+                if below is None:
+                    edge_of.append(-1)
+                    continue
+                receiver = index.get(below)
+                if receiver is None:
+                    receiver = self._reach(below)
+                self._feed(receiver, place)
+                edge_of.append(count)
+                edges.extend((number, output, receiver, place))
+                count += 1
+            number += 1
+
+    def _reach(self, node: Any) -> int:
         number = self.index.get(node)
         if number is None:
-            number = self.index[node] = len(self.seen)
+            number = self.index[node] = len(self.nodes)
             kind, origin = kind_of(node), origin_of(node)
             # A node that double backward made holds on to the node it came from: no need.
             node.metadata.pop("parent_", None)
-            self.seen.append(NodeSeen(node, kind, origin, saved_of(node, kind, origin.lazy)))
-            queue.append(number)
+            self.nodes.append(node)
+            self.kinds.append(kind)
+            self.origins.append(origin)
+            self.saved.append(saved_of(node, kind, origin.lazy))
+            self.hooks.append(NO_HOOKS)
         return number
 
     def _feed(self, receiver: int, place: int) -> None:
-        self.fed[receiver, place] = self.fed.get((receiver, place), 0) + 1
+        key = (receiver, place) if place else receiver
+        if key in self._met:
+            self._shared.add(key)
+        else:
+            self._met.add(key)
 
-    def _follow(self, number: int, queue: deque[Any]) -> None:
-        seen = self.seen[number]
-        edges: list[tuple[int, int, int, int] | None] = []
-        for output, (node, place) in enumerate(seen.node.next_functions):
-            if node is None:
-                edges.append(None)
-                continue
-            receiver = self._reach(node, queue)
-            self._feed(receiver, place)
-            edges.append((len(self.edges), receiver, place, 0))
-            self.edges.append((number, output, receiver, place))
-        seen.edges = tuple(edges)
+    def _alone(self) -> bytearray:
+        """For each edge whether nothing else, not even a root's gradient, meets its end."""
+        self._met.clear()
+        if not self._shared:
+            return bytearray(b"\1" * (len(self.edges) // 4))
+        shared = self._shared
+        return bytearray(
+            ((receiver, place) if place else receiver) not in shared
+            for _, _, receiver, place in self.all_edges()
+        )
 
 
-@dataclass
 class Taken:
-    """What was taken during one backward call, as numbers for `Layout`."""
+    """What was taken during one backward call, as numbers for `Layout`; row -1: not measured."""
 
-    contributions: list[tuple[int, int, int | None]] = field(default_factory=list)
-    receipts: list[tuple[int, int, int, int | None]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.contributions = array("q")
+        """Three numbers each: edge, form, row."""
+        self.receipts = array("q")
+        """Four numbers each: node, input, form, row."""
 
 
 class Watch:
@@ -104,92 +159,122 @@ class Watch:
         self.taken = Taken()
         self._graph = graph
         self._shelf = shelf
-        self._journal = journal
-        self._hooks = hooks
+        self._form = journal.form
+        self._user_hooks = hooks
         self._first: Callable[[], None] | None = on_first
         self._on_error = on_error
-        self._handles: list[Any] = []
-        # The one contribution to an input, where it is alone: row and identity of the tensor.
-        self._alone: dict[tuple[int, int], tuple[int | None, tuple[object, ...]]] = {}
+        self._hooked: list[dict[int, Any]] = []
+        self._ids: list[int] = []
+        # The one contribution to an input, where it is alone, by node and input: the tensor's id
+        # (not the tensor: nothing is kept), its version, its identity, its row, its form.
+        self._alone: dict[tuple[int, int], tuple[int, int, Identity, int, int]] = {}
+        self._arrived: dict[int, tuple[Identity, int]] = {}
 
     def hook(self) -> None:
-        for number, seen in enumerate(self._graph.seen):
-            before = after = on_buffer = 0
-            if seen.kind.accumulates or seen.kind.custom:
-                handle = seen.node.register_prehook(self._prehook(number))
-                before = len(handle.hooks_dict_ref()) - 1
-                self._handles.append(handle)
-            if seen.kind.accumulates:
-                on_buffer = len(
-                    getattr(seen.node.variable, "_post_accumulate_grad_hooks", None) or ()
-                )
+        graph, after = self._graph, self._after
+        for number, (node, kind) in enumerate(zip(graph.nodes, graph.kinds, strict=True)):
+            if kind.accumulates:
+                before = self._place(node.register_prehook(partial(self._before, number)))
+                on_buffer = len(getattr(node.variable, "_post_accumulate_grad_hooks", None) or ())
+                hooks = (hooks_before(node, before), 0, on_buffer)
             else:
-                handle = seen.node.register_hook(self._posthook(number))
-                after = len(handle.hooks_dict_ref()) - 1
-                self._handles.append(handle)
-            seen.hooks = (hooks_before(seen.node, before), after, on_buffer)
-            if seen.hooks[0] or on_buffer:
-                lines = self._hooks.lines_of(seen.node)
-                seen.saved = seen.saved.having("hooked_at", lines) if lines else seen.saved
+                before = 0
+                if kind.custom:
+                    before = self._place(node.register_prehook(partial(self._before, number)))
+                behind = self._place(node.register_hook(partial(after, number)))
+                hooks = (hooks_before(node, before), behind, 0)
+            if hooks != NO_HOOKS:
+                graph.hooks[number] = hooks
+                graph.runs_python = True
+            if hooks[0] or hooks[2]:
+                lines = self._user_hooks.lines_of(node)
+                if lines:
+                    graph.saved[number] = graph.saved[number].having("hooked_at", lines)
+
+    def _place(self, handle: Any) -> int:
+        """Remember a hook of ours; how many others are there."""
+        hooks = handle.hooks_dict_ref()
+        self._hooked.append(hooks)
+        self._ids.append(handle.id)
+        return len(hooks) - 1
 
     def unhook(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for hooks, number in zip(self._hooked, self._ids, strict=True):
+            hooks.pop(number, None)
+        self._hooked, self._ids = [], []
         self._alone.clear()
 
-    def _prehook(self, number: int) -> Callable[[Any], None]:
-        def before(received: tuple[torch.Tensor | None, ...]) -> None:
-            try:
-                self._start()
-                self._graph.seen[number].ran = True
-                self._receive(number, received)
-            except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
-                self._on_error(error)
+    def _before(self, number: int, received: Gradients) -> None:
+        """The pre-hook of a leaf or a Python function."""
+        try:
+            self._start(number)
+            rows = self._receive(number, received)
+            if self._graph.kinds[number].accumulates:
+                self._arrived[number] = next(iter(rows.items()), ((), -1))
+        except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+            self._on_error(error)
 
-        return before
+    def _after(self, number: int, sent: Gradients, received: Gradients) -> None:
+        """The post-hook of every other node, and of a Python function."""
+        try:
+            self._start(number)
+            rows: dict[Identity, int] = {}
+            if not self._graph.kinds[number].custom:
+                rows = self._receive(number, received)
+            self._send(number, sent, rows)
+        except Exception as error:  # noqa: BLE001
+            self._on_error(error)
 
-    def _posthook(self, number: int) -> Callable[[Any, Any], None]:
-        receives = not self._graph.seen[number].kind.custom
-
-        def after(
-            sent: tuple[torch.Tensor | None, ...], received: tuple[torch.Tensor | None, ...]
-        ) -> None:
-            try:
-                self._start()
-                self._graph.seen[number].ran = True
-                rows = self._receive(number, received) if receives else {}
-                self._send(number, sent, rows)
-            except Exception as error:  # noqa: BLE001
-                self._on_error(error)
-
-        return after
-
-    def _start(self) -> None:
+    def _start(self, number: int) -> None:
         if self._first is not None:
             first, self._first = self._first, None
             first()
+        self._graph.ran[number] = 1
 
-    def _receive(
-        self, number: int, received: tuple[torch.Tensor | None, ...]
-    ) -> dict[tuple[object, ...], int | None]:
+    def took_over(self, number: int, content: torch.Tensor) -> int | None:
+        """The row of what a leaf received, if that very tensor is its buffer now, unchanged.
+
+        Told by address and version, as long as nothing that could write past these has run.
+        """
+        same, row = self._arrived.get(number, ((), -1))
+        if row < 0 or not same or self._graph.runs_python or identity(content) != same:
+            return None
+        return None if _is_distributed() else row
+
+    def _receive(self, number: int, received: Gradients) -> dict[Identity, int]:
         """Take what a node received; the rows by tensor, for what it passes on as it is."""
-        rows: dict[tuple[object, ...], int | None] = {}
-        hooked = self._graph.seen[number].hooks[0]
+        rows: dict[Identity, int] = {}
+        graph = self._graph
         for place, gradient in enumerate(received):
             if gradient is None:
                 continue
+            alone = self._alone.pop((number, place), None)
+            if alone is not None and not graph.hooks[number][0]:
+                address, version, same, row, form = alone
+                if (
+                    identity(gradient) == same
+                    if type(gradient) is not torch.Tensor
+                    else (
+                        (id(gradient) == address and gradient._version == version)
+                        or identity(gradient) == same
+                    )
+                ):
+                    rows[same] = row
+                    self.taken.receipts.extend((number, place, form, row))
+                    continue
+            self._count_prehooks(number)
             same = identity(gradient)
-            alone = self._alone.get((number, place))
-            if alone is not None and not hooked and same and alone[1] == same:
-                row = alone[0]
-            else:
-                self._count_prehooks(number)
-                row = rows[same] if same and same in rows else self._shelf.add(gradient)
+            row = rows.get(same, -1) if same else -1
+            if row < 0:
+                row = self._measure(gradient, same, recalled=graph.kinds[number].accumulates)
             if same:
                 rows[same] = row
-            self.taken.receipts.append((number, place, self._journal.form(gradient), row))
+            self.taken.receipts.extend((number, place, self._form(gradient), row))
         return rows
+
+    def _measure(self, gradient: torch.Tensor, same: Identity, **how: Any) -> int:
+        row = self._shelf.add(gradient, same, **how)
+        return -1 if row is None else row
 
     def _count_prehooks(self, number: int) -> None:
         """Count the user's hooks on a node where what arrived is not the one thing that was sent.
@@ -197,30 +282,58 @@ class Watch:
         A node does not tell its hooks; the handle of a hook of ours does. To place one on every
         node would cost more than to ask here.
         """
-        seen = self._graph.seen[number]
-        if seen.kind.accumulates or seen.kind.custom:
+        graph = self._graph
+        if graph.kinds[number].accumulates or graph.kinds[number].custom:
             return  # has one of ours, counted already
-        handle = seen.node.register_prehook(_ignore)
+        handle = graph.nodes[number].register_prehook(_ignore)
         prehooks = len(handle.hooks_dict_ref()) - 1
         handle.remove()
-        seen.hooks = (hooks_before(seen.node, prehooks), *seen.hooks[1:])
+        graph.hooks[number] = (
+            hooks_before(graph.nodes[number], prehooks), *graph.hooks[number][1:]
+        )  # fmt: skip
 
-    def _send(
-        self,
-        number: int,
-        sent: tuple[torch.Tensor | None, ...],
-        rows: dict[tuple[object, ...], int | None],
-    ) -> None:
-        for edge, gradient in zip(self._graph.seen[number].edges, sent, strict=False):
-            if edge is None or gradient is None:
+    def _send(self, number: int, sent: Gradients, rows: dict[Identity, int]) -> None:
+        graph = self._graph
+        start, edges = graph.first[number], graph.edges
+        for output, gradient in enumerate(sent):
+            if gradient is None:
+                continue
+            edge = graph.edge_of[start + output]
+            if edge < 0:
                 continue
             same = identity(gradient)
-            row = rows[same] if same and same in rows else self._shelf.add(gradient)
+            row = rows.get(same, -1) if same else -1
+            if row < 0 or not self._shelf.has_fingerprint(row):
+                if gradient.numel() > ARENA_ELEMENTS:
+                    row = self._measure(gradient, same, **self._how(edge, gradient, same, rows))
+                else:
+                    row = self._measure(gradient, same)
+            form = self._form(gradient)
             if same:
                 rows[same] = row
-                if edge[3] == 1:
-                    self._alone[edge[1], edge[2]] = (row, same)
-            self.taken.contributions.append((edge[0], self._journal.form(gradient), row))
+                if graph.is_alone[edge] and row >= 0:
+                    self._alone[edges[4 * edge + 2], edges[4 * edge + 3]] = (
+                        id(gradient), gradient._version, same, row, form,
+                    )  # fmt: skip
+            self.taken.contributions.extend((edge, form, row))
+
+    def _how(
+        self, edge: int, gradient: torch.Tensor, same: Identity, rows: dict[Identity, int]
+    ) -> dict[str, Any]:
+        """How to measure a large tensor: see `Shelf.add`."""
+        receiver = self._graph.edges[4 * edge + 2]
+        kind = self._graph.kinds[receiver]
+        waits = (
+            kind.name in PERMUTING
+            and bool(self._graph.is_alone[edge])
+            and not self._graph.hooks[receiver][0]
+        )
+        like = next((row for known, row in rows.items() if known[:2] == same[:2]), None)
+        return {"recalled": kind.accumulates, "projected": not waits, "like": like}
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _ignore(received: object) -> None:

@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from array import array
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -32,11 +32,11 @@ __all__ = ["Interned", "Journal", "digest", "shape_of"]
 Fact = TypeVar("Fact", Source, Module, Buffer, Form, Structure, Layout, Group, Wrapper)
 
 
-def digest(numbers: Iterable[int], *texts: str) -> bytes:
-    """A signature of a sequence of integers and some text."""
-    signature = hashlib.blake2b(array("q", numbers).tobytes(), digest_size=16)
-    for text in texts:
-        signature.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+def digest(*numbers: array[int] | bytearray) -> bytes:
+    """A signature of some sequences of integers."""
+    signature = hashlib.blake2b(digest_size=16)
+    for sequence in numbers:
+        signature.update(sequence)
     return signature.digest()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from tracer.events import (
@@ -18,9 +20,9 @@ from tracer.events import (
     Root,
     Structure,
 )
-from tracer.record.hooks import Graph, NodeSeen, Taken
+from tracer.record.hooks import NO_HOOKS, Graph, Taken
 from tracer.record.journal import Interned, Journal, digest
-from tracer.record.nodes import Saved
+from tracer.record.nodes import NodeKind, Saved
 from tracer.record.sources import UNKNOWN, Origin
 
 __all__ = ["Rows", "describe_call", "describe_pieces", "describe_readings", "structure_of"]
@@ -33,40 +35,46 @@ _states = Interned()
 
 def structure_of(graph: Graph, buffers: dict[int, int], journal: Journal) -> int:
     """The id of the graph's structure. `buffers` has the buffer that a node writes."""
-    numbers: list[int] = []
-    for index, seen in enumerate(graph.seen):
-        kind, origin = seen.kind, _origin(seen)
-        numbers += (
-            _names((kind.name, kind.custom, origin.called)),
-            -1 if origin.source is None else origin.source,
-            -1 if origin.module is None else origin.module,
-            buffers.get(index, -1),
-        )
-    for edge in graph.edges:
-        numbers += edge
-    key = digest(numbers)
+    numbers = array("q")
+    for kind, origin in zip(graph.kinds, graph.origins, strict=True):
+        numbers.append(_face(kind, origin))
+    for node, buffer in buffers.items():
+        numbers.extend((node, buffer))
+    key = digest(numbers, graph.edges)
     return journal.intern(Structure, key, lambda id: _structure(id, graph, buffers))
 
 
+_faces: dict[tuple[NodeKind, Origin], int] = {}
+
+
+def _face(kind: NodeKind, origin: Origin) -> int:
+    """A number for what the trace tells of a node beside its place."""
+    face = _faces.get((kind, origin))
+    if face is None:
+        told = UNKNOWN if kind.accumulates else origin
+        described = (kind.name, kind.custom, told.called, told.source, told.module)
+        face = _faces[kind, origin] = _names(described)
+    return face
+
+
 def _structure(id: int, graph: Graph, buffers: dict[int, int]) -> Structure:
-    nodes = tuple(_node(index, seen, buffers) for index, seen in enumerate(graph.seen))
-    return Structure(id, nodes, tuple(Edge(*edge) for edge in graph.edges))
+    nodes = tuple(
+        _node(index, kind, origin, buffers)
+        for index, (kind, origin) in enumerate(zip(graph.kinds, graph.origins, strict=True))
+    )
+    return Structure(id, nodes, tuple(Edge(*edge) for edge in graph.all_edges()))
 
 
-def _origin(seen: NodeSeen) -> Origin:
-    """A leaf's node is made by whichever line or replica used it first: it comes from nowhere."""
-    return UNKNOWN if seen.kind.accumulates else seen.origin
-
-
-def _node(index: int, seen: NodeSeen, buffers: dict[int, int]) -> Node:
-    origin = _origin(seen)
+def _node(index: int, kind: NodeKind, origin: Origin, buffers: dict[int, int]) -> Node:
+    # A leaf's node is made by whichever line or replica used it first: it comes from nowhere.
+    told = UNKNOWN if kind.accumulates else origin
     return Node(
         index=index,
-        name=seen.kind.name,
-        source=origin.source,
-        module=origin.module,
-        called=origin.called,
-        custom=seen.kind.custom,
+        name=kind.name,
+        source=told.source,
+        module=told.module,
+        called=told.called,
+        custom=kind.custom,
         buffer=buffers.get(index),
     )
 
@@ -82,24 +90,28 @@ def describe_call(
     readings: Sequence[Reading],
 ) -> int:
     """The id of a call's layout."""
-    numbers = [structure]
-    for seen in graph.seen:
-        numbers += (_states((seen.saved.plain, _names_of(seen.saved))), *seen.hooks, seen.ran)
-    for facts in (taken.contributions, taken.receipts):
-        numbers.append(len(facts))
-        for fact in facts:
-            numbers += (-1 if part is None else part for part in fact)
-    numbers += _tail(rows, captures, readings)
-    numbers += (_states(tuple(roots)),)
+    numbers = array("q", (structure, len(taken.contributions)))
+    numbers.extend(_state(saved) for saved in graph.saved)
+    for node, hooks in enumerate(graph.hooks):
+        if hooks is not NO_HOOKS:
+            numbers.extend((node, *hooks))
+    numbers.extend(_tail(rows, captures, readings))
+    numbers.append(_states(tuple(roots)))
     return journal.layout(
-        digest(numbers),
+        digest(numbers, graph.ran, taken.contributions, taken.receipts),
         lambda: Layout(
             id=0,
             structure=structure,
             rows=rows,
             states=tuple(_node_states(graph)),
-            contributions=tuple(Contribution(*fact) for fact in taken.contributions),
-            receipts=tuple(Receipt(*fact) for fact in taken.receipts),
+            contributions=tuple(
+                Contribution(edge, form, None if row < 0 else row)
+                for edge, form, row in _by(3, taken.contributions)
+            ),
+            receipts=tuple(
+                Receipt(node, place, form, None if row < 0 else row)
+                for node, place, form, row in _by(4, taken.receipts)
+            ),
             roots=tuple(roots),
             captures=tuple(captures),
             readings=tuple(readings),
@@ -107,10 +119,21 @@ def describe_call(
     )
 
 
+def _by(count: int, numbers: array[int]) -> Iterator[tuple[int, ...]]:
+    return zip(*[iter(numbers)] * count, strict=True)
+
+
+def _state(saved: Saved) -> int:
+    """A number for what a node saved, without the numbers that may differ between calls."""
+    if saved.state < 0:
+        saved.state = _states((saved.plain, _names_of(saved)))
+    return saved.state
+
+
 def describe_readings(journal: Journal, rows: Rows, readings: Sequence[Reading]) -> int:
     """The id of the layout of a step or edit: it has readings only."""
     return journal.layout(
-        digest([-1, *_tail(rows, (), readings)]),
+        digest(array("q", (-1, *_tail(rows, (), readings)))),
         lambda: Layout(id=0, structure=None, rows=rows, readings=tuple(readings)),
     )
 
@@ -118,31 +141,32 @@ def describe_readings(journal: Journal, rows: Rows, readings: Sequence[Reading])
 def describe_pieces(journal: Journal, rows: Rows, pieces: Sequence[Piece]) -> int:
     """The id of the layout of an exchange."""
     return journal.layout(
-        digest([-2, *_tail(rows, (), ()), *(_states(piece) for piece in pieces)]),
+        digest(array("q", (-2, *_tail(rows, (), ()), *map(_states, pieces)))),
         lambda: Layout(id=0, structure=None, rows=rows, pieces=tuple(pieces)),
     )
 
 
-def _tail(rows: Rows, captures: Sequence[Capture], readings: Sequence[Reading]) -> list[int]:
-    return [
-        len(rows),
-        *(int(part) for row in rows for part in row),
-        *(_states(capture) for capture in captures),
-        -1,
-        *(_states(reading) for reading in readings),
-    ]
+def _tail(rows: Rows, captures: Sequence[Capture], readings: Sequence[Reading]) -> Iterator[int]:
+    yield len(rows)
+    yield from chain.from_iterable(rows)
+    yield from map(_states, captures)
+    yield -1
+    for reading in readings:
+        yield reading.buffer
+        yield _names(reading.moment)
+        yield reading.form
+        yield -1 if reading.row is None else reading.row
 
 
 def _names_of(saved: Saved) -> tuple[str, ...]:
     return tuple(name for name, _ in saved.numbers)
 
 
-def _node_states(graph: Graph) -> list[NodeState]:
+def _node_states(graph: Graph) -> Iterator[NodeState]:
     """The states of all nodes; their numbers lie one after the other in `Call.scalars`."""
-    states, first = [], 0
-    for index, seen in enumerate(graph.seen):
-        names = _names_of(seen.saved)
-        plain: dict[str, Any] = dict(seen.saved.plain)
-        states.append(NodeState(index, plain, names, first, seen.hooks, seen.ran))
+    first = 0
+    for index, (saved, hooks) in enumerate(zip(graph.saved, graph.hooks, strict=True)):
+        names = _names_of(saved)
+        plain: dict[str, Any] = dict(saved.plain)
+        yield NodeState(index, plain, names, first, hooks, bool(graph.ran[index]))
         first += len(names)
-    return states

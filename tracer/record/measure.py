@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 
 from tracer.events import FINGERPRINT_LENGTH, ROW_WIDTH, SMALL
-from tracer.record.quiet import is_transformed, needs_quiet, plain, quietly
+from tracer.record.quiet import is_transformed, plain, quietly
 from tracer.record.shards import Place, place_of
 from tracer.record.signs import COLUMNS, column_signs, project_at, project_ones, row_signs
 
@@ -54,6 +54,8 @@ SCATTERED = 2**16
 
 DOUBLES = (torch.float64, torch.complex128)
 
+_MEASURED_AS_THEY_ARE = (torch.float32, torch.float64)
+
 CPU = torch.device("cpu")
 _keys_of = torch._C._dispatch_keys
 _ORDINARY = _keys_of(torch.empty(0, device="cpu")).raw_repr()
@@ -69,7 +71,8 @@ def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     """What makes a living tensor the same values as another: () where that cannot be told.
 
     Contiguous ones count their elements alike in every shape, so that a view that passes on what
-    it received is not measured again. The version tells in-place changes.
+    it received is not measured again. The version tells in-place changes. An ordinary contiguous
+    tensor, and nothing else, has four parts: address, version, elements, dtype.
     """
     if is_ordinary(tensor):
         address = tensor.data_ptr()
@@ -89,8 +92,19 @@ def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     if not tensor.numel() or tensor.is_conj() or tensor.is_neg():
         return ()
     version = -1 if tensor.is_inference() else tensor._version
-    same = (tensor.data_ptr(), version, tensor.numel(), tensor.dtype)
+    same = (tensor.data_ptr(), version, tensor.device, tensor.numel(), tensor.dtype)
     return same if tensor.is_contiguous() else (*same, tensor.shape, tensor.stride())
+
+
+class _How(NamedTuple):
+    """How to measure: see `Shelf.add`."""
+
+    like: int | None = None
+    recalled: bool = False
+    projected: bool = True
+
+
+_PLAINLY = _How()
 
 
 class Measured(NamedTuple):
@@ -226,26 +240,44 @@ class Shelf:
         self._direct: dict[int, list[float]] = {}
         self._distant: dict[int, torch.Tensor] = {}
         self._small: dict[int, bytes | torch.Tensor] = {}
+        # Of rows without a fingerprint what there is of their memory, in its own order.
+        self._turned: dict[int, _Found] = {}
         self._lock = threading.Lock()
 
-    def add(self, tensor: torch.Tensor) -> int | None:
-        """Measure a tensor; its row number, or None where its values cannot be read."""
-        if is_ordinary(tensor):
-            dtype = tensor.dtype
-            if dtype is torch.float32 or dtype is torch.float64:
-                elements = tensor.numel()
-                if 0 < elements <= ARENA_ELEMENTS and tensor.is_contiguous():
-                    row = (elements, False, dtype is torch.float64)
-                    return self._copy(row, dtype, tensor.data_ptr())
-        if needs_quiet():
-            with quietly():
-                return self._add(tensor)
-        return self._add(tensor)
+    def add(
+        self,
+        tensor: torch.Tensor,
+        same: tuple[object, ...] = (),
+        *,
+        like: int | None = None,
+        recalled: bool = False,
+        projected: bool = True,
+    ) -> int | None:
+        """Measure a tensor; its row number, or None where its values cannot be read.
 
-    def add_part(self, tensor: torch.Tensor, place: Place | None) -> int | None:
+        `same` is its `identity`, if that is known. `like` is the row of a tensor of the same
+        memory in another order: all but the fingerprint is the same. `recalled`: it is, or becomes,
+        a buffer, which may be asked for again; a large one that is unchanged to the bit, by its
+        version and a checksum, is not measured twice. Not `projected`: leave out the fingerprint of
+        a large tensor that is not contiguous, which would have to be copied for it.
+        """
+        if not same:
+            same = identity(tensor)
+        if len(same) == 4:
+            address, _, elements, dtype = same
+            if elements <= ARENA_ELEMENTS and dtype in _MEASURED_AS_THEY_ARE:  # type: ignore[operator]
+                row = (elements, False, dtype is torch.float64)
+                return self._copy(row, dtype, address)  # type: ignore[arg-type]
+        with quietly():
+            how = _How(like, recalled, projected)
+            return self._add(tensor, how)
+
+    def add_part(
+        self, tensor: torch.Tensor, place: Place | None, *, recalled: bool = False
+    ) -> int | None:
         """Measure a part of a larger tensor, its fingerprint with the signs of the whole."""
         if place is None or (place.start == 0 and place.run >= tensor.numel()):
-            return self.add(tensor)
+            return self.add(tensor, recalled=recalled)
         with quietly():
             ordinary = plain(tensor)
             if ordinary is None:
@@ -262,7 +294,7 @@ class Shelf:
         flat = tensor.resolve_neg().reshape(-1)
         if flat.dtype is not torch.float32 and flat.dtype is not torch.float64:
             flat = flat.float()
-        self._measure(number, tensor if is_complex else flat, is_complex)
+        self._measure(number, tensor if is_complex else flat, is_complex, _PLAINLY)
         self._put_fingerprint(number, flat, _project_part(flat, place, 1 + is_complex))
         if elements <= SMALL:
             self._small[number] = _bytes(flat) if flat.is_cpu else flat.clone()
@@ -300,7 +332,7 @@ class Shelf:
             self._small.update(arena.small())
         arena.clear()
 
-    def _add(self, tensor: torch.Tensor) -> int | None:
+    def _add(self, tensor: torch.Tensor, how: _How) -> int | None:
         if not is_ordinary(tensor):
             place, ordinary = place_of(tensor), plain(tensor)
             if ordinary is None:
@@ -316,9 +348,9 @@ class Shelf:
             return self._add_sparse(tensor)
         if tensor.layout is not torch.strided:
             tensor = tensor.to_dense()
-        return self._add_strided(tensor)
+        return self._add_strided(tensor, how)
 
-    def _add_strided(self, tensor: torch.Tensor) -> int:
+    def _add_strided(self, tensor: torch.Tensor, how: _How) -> int:
         elements, is_complex = tensor.numel(), tensor.is_complex()
         is_double = tensor.dtype in DOUBLES
         row = (elements, is_complex, is_double)
@@ -335,7 +367,7 @@ class Shelf:
             return self._copy(row, tensor.dtype, tensor.data_ptr())
         number = self._number(row)
         if elements:
-            self._measure(number, tensor, is_complex)
+            self._measure(number, tensor, is_complex, how)
             if elements <= SMALL:
                 # Off the CPU the copy waits for `fetch`: reading it here would wait for the device.
                 flat = tensor.reshape(-1)
@@ -347,14 +379,36 @@ class Shelf:
             self.rows.append(row)
             return len(self.rows) - 1
 
-    def _measure(self, number: int, tensor: torch.Tensor, is_complex: bool) -> None:
-        if tensor.is_cpu:
-            numbers = _measure_here(tensor)
-            if is_complex:
-                _mend_complex(numbers, tensor)
-            self._direct[number] = numbers
-        else:
+    def _measure(self, number: int, tensor: torch.Tensor, is_complex: bool, how: _How) -> None:
+        if not tensor.is_cpu:
             self._distant[number] = _measure_there(tensor.reshape(-1), is_complex)
+        elif is_complex:
+            self._direct[number] = _measure_here(tensor).row
+            _mend_complex(self._direct[number], tensor)
+        else:
+            self._direct[number] = self._measure_large(number, tensor, how)
+
+    def _measure_large(self, number: int, tensor: torch.Tensor, how: _How) -> list[float]:
+        memory = None if how.projected else in_memory_order(tensor)
+        if memory is not None:
+            found = self._turned[number] = _measure_here(memory, recalled=True)
+            return found.row[:FINGERPRINT] + _UNPROJECTED
+        turned = None if how.like is None else self._turned.get(how.like)
+        if turned is not None and tensor.is_contiguous():
+            if how.recalled:
+                _remember(tensor, turned)
+            return turned.row
+        known = _recall(tensor) if how.recalled else None
+        if known is None:
+            known = _measure_here(tensor, how.recalled)
+            if how.recalled:
+                _remember(tensor, known)
+        return known.row
+
+    def has_fingerprint(self, row: int | None) -> bool:
+        """Whether this row was projected: see `add`."""
+        numbers = None if row is None else self._direct.get(row)
+        return numbers is None or numbers[FINGERPRINT] == numbers[FINGERPRINT]
 
     def _add_uniform(self, row: Row, tensor: torch.Tensor) -> int:
         """An expanded scalar: every element is the same."""
@@ -371,14 +425,14 @@ class Shelf:
         tensor = tensor.coalesce()
         elements, values = tensor.numel(), tensor.values()
         if elements <= SMALL or tensor.is_complex():
-            return self._add_strided(tensor.to_dense())
+            return self._add_strided(tensor.to_dense(), _PLAINLY)
         number = self._number((elements, False, tensor.dtype is torch.float64))
         if values.numel() == 0:
             return number
         flat = values.reshape(-1)
         if flat.dtype is not torch.float64:
             flat = flat.float()
-        self._measure(number, flat, is_complex=False)
+        self._measure(number, flat, False, _PLAINLY)
         self._put_fingerprint(number, flat, project_at(_positions(tensor), flat))
         return number
 
@@ -439,23 +493,101 @@ def _uniform_there(value: torch.Tensor, elements: int) -> torch.Tensor:
     return torch.cat(facts).float()
 
 
-def _measure_here(tensor: torch.Tensor) -> list[float]:
+class _Found(NamedTuple):
+    """A stored row, and the checksum of the memory it was measured from."""
+
+    row: list[float]
+    bits: int | None
+
+
+def _measure_here(tensor: torch.Tensor, recalled: bool = False) -> _Found:
     """The stored row of a float32 or float64 tensor on the CPU, its memory read once."""
-    square, largest = 0.0, 0.0
-    projection = _Projection(tensor.numel(), tensor.dtype)
+    norm, projection = _Norm(), _Projection(tensor.numel(), tensor.dtype)
+    bits: int | None = 0 if recalled and _has_bits(tensor) else None
     for piece in _pieces(tensor):
-        square += float(torch.dot(piece, piece))
+        norm.add(piece)
+        projection.add(piece)
+        if bits is not None:
+            bits += _bits(piece)
+    total, *fingerprint = projection.total()
+    return _Found([total, 0.0, *norm.total(tensor), *fingerprint], bits)
+
+
+_UNPROJECTED = [math.nan] * FINGERPRINT_LENGTH
+
+
+class _Norm:
+    """Norm, largest and non-finite of a tensor that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._square = 0.0
+        self._largest = 0.0
+
+    def add(self, piece: torch.Tensor) -> None:
+        self._square += float(torch.dot(piece, piece))
         high, low = float(piece.amax()), float(piece.amin())
         # Written so that a NaN stays.
-        largest = max(high, -low, largest) if high == high else high
-        projection.add(piece)
-    norm = math.sqrt(square) if square >= 0 else square
-    nonfinite = 0
-    if (norm == 0 and largest) or (norm and not 1e-15 < norm < 1e18):
-        nonfinite = int((~tensor.isfinite()).sum())
+        self._largest = max(high, -low, self._largest) if high == high else high
+
+    def total(self, tensor: torch.Tensor) -> tuple[float, float, int]:
+        square, largest = self._square, self._largest
+        norm = math.sqrt(square) if square >= 0 else square
+        if norm == 0 == largest or 1e-15 < norm < 1e18:
+            return norm, largest, 0
+        # Count what is not finite; a norm whose squares left float32's range is taken in double.
         norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-    total, *fingerprint = projection.total()
-    return [total, 0.0, norm, largest, nonfinite, *fingerprint]
+        return norm, largest, int((~tensor.isfinite()).sum())
+
+
+_recalls: dict[int, tuple[tuple[object, ...], _Found]] = {}
+"""By address what was measured there last: identity, and what was found. Large buffers only."""
+
+MOST_RECALLS = 10_000
+
+
+def _remember(tensor: torch.Tensor, found: _Found) -> None:
+    if found.bits is not None and tensor.is_contiguous():
+        if len(_recalls) >= MOST_RECALLS:
+            _recalls.clear()
+        _recalls[tensor.data_ptr()] = ((tensor._version, tensor.numel(), tensor.dtype), found)
+
+
+def _recall(tensor: torch.Tensor) -> _Found | None:
+    """What was found when a buffer was measured before, if its bits are the same.
+
+    A pass at the speed of memory sees any change. The version alone would not do: neither
+    `p.grad.data /= 4` counts it up, nor do collectives that write into the buckets of DDP.
+    """
+    known = _recalls.get(tensor.data_ptr())
+    if known is None or not tensor.is_contiguous() or not _has_bits(tensor):
+        return None
+    if known[0] != (tensor._version, tensor.numel(), tensor.dtype):
+        return None
+    pieces = torch.split(tensor.view(-1), BLOCK_ROWS * COLUMNS)
+    return known[1] if sum(map(_bits, pieces)) == known[1].bits else None
+
+
+def _has_bits(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_inference() or tensor.storage_offset() % 2)
+
+
+def _bits(flat: torch.Tensor) -> int:
+    """The sum of the memory as integers of 64 bits."""
+    if flat.dtype is torch.float32 and len(flat) % 2:
+        even = int(flat[:-1].view(torch.int64).sum()) if len(flat) > 1 else 0
+        return even + int(flat[-1:].view(torch.int32))
+    return int(flat.view(torch.int64).sum())
+
+
+def in_memory_order(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The elements as they lie in memory, flat, if that is without gaps and overlaps."""
+    step = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != step:
+                return None
+            step *= size
+    return tensor.as_strided((step,), (1,))
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

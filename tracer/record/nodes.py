@@ -92,12 +92,13 @@ def _present(names: tuple[str, ...], attributes: list[str]) -> tuple[tuple[str, 
     return tuple((name, f"_saved_{name}") for name in names if f"_saved_{name}" in attributes)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Saved:
-    """The readable attributes of one node: see `events.NodeState`."""
+    """The readable attributes of one node: see `events.NodeState`. `state` numbers those alike."""
 
     plain: tuple[tuple[str, Any], ...] = ()
     numbers: tuple[tuple[str, float | torch.Tensor], ...] = ()
+    state: int = -1
 
     def having(self, name: str, value: Any) -> Saved:
         """The same and one plain attribute more."""

@@ -21,18 +21,18 @@ class Retained:
     def mark(self, graph: Graph, order: int) -> None:
         """Note that these nodes run in this call, and may run again."""
         self._any = True
-        for seen in graph.seen:
-            if not seen.kind.accumulates:
-                seen.node.metadata[RAN_IN] = order
+        for node, kind in zip(graph.nodes, graph.kinds, strict=True):
+            if not kind.accumulates:
+                node.metadata[RAN_IN] = order
 
     def met(self, graph: Graph) -> tuple[tuple[int, int], ...]:
         """The nodes that ran before, those only that no other such node leads to."""
         if not self._any:
             return ()
-        orders = [_earlier(seen.node) for seen in graph.seen]
+        orders = [_earlier(node) for node in graph.nodes]
         behind = {
             receiver
-            for sender, _, receiver, _ in graph.edges
+            for sender, _, receiver, _ in graph.all_edges()
             if orders[sender] is not None and orders[sender] == orders[receiver]
         }
         return tuple(
