@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -46,6 +47,7 @@ class Graph:
         """Where in `edge_of` the outputs of a node begin."""
         self.edge_of = array("q")
         """For each output its edge, -1 where there is none."""
+        self._roots: list[tuple[int, int]] = []
         self._met: set[tuple[int, int] | int] = set()
         self._shared: set[tuple[int, int] | int] = set()
         self._walk(roots)
@@ -71,13 +73,26 @@ class Graph:
     def receivers(self, node: int) -> Iterator[int]:
         """The nodes that a node sends to."""
         end = self.first[node + 1] if node + 1 < len(self.first) else len(self.edge_of)
+        return (self.edges[4 * e + 2] for e in self.edge_of[self.first[node] : end] if e >= 0)
+
+    def outputs(self, node: int) -> Iterator[tuple[int, int, int]]:
+        """Of each output that goes somewhere its number, the receiver and the input there."""
+        end = self.first[node + 1] if node + 1 < len(self.first) else len(self.edge_of)
         for edge in self.edge_of[self.first[node] : end]:
             if edge >= 0:
-                yield self.edges[4 * edge + 2]
+                _, output, receiver, place = self.edge(edge)
+                yield output, receiver, place
+
+    def times_fed(self) -> Counter[tuple[int, int]]:
+        """How many contributions and gradients of roots each input of a node gets."""
+        fed = Counter(self._roots)
+        fed.update((receiver, place) for _, _, receiver, place in self.all_edges())
+        return fed
 
     def _walk(self, roots: Iterable[tuple[Any, int]]) -> None:
         for node, place in roots:
-            self._feed(self._reach(node), place)
+            self._roots.append((self._reach(node), place))
+            self._feed(*self._roots[-1])
         edges, edge_of, first = self.edges, self.edge_of, self.first
         index = self.index
         number = count = 0

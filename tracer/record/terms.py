@@ -26,7 +26,7 @@ from torch.autograd.graph import GradientEdge, _engine_run_backward
 from tracer.events import Edit
 from tracer.record.deep import guard
 from tracer.record.hookcalls import RETAINS
-from tracer.record.hooks import Graph, NodeSeen
+from tracer.record.hooks import Graph
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
 from tracer.record.layouts import describe_readings
@@ -106,12 +106,16 @@ class Terms(Instrument):
         if len(terms) < 2:
             return {}
         _check(graph, terms)
-        leaves = [seen.node.variable for seen in graph.seen if seen.kind.accumulates]
+        leaves = [
+            node.variable
+            for node, kind in zip(graph.nodes, graph.kinds, strict=True)
+            if kind.accumulates
+        ]
         users = self._sources.lines(sys._getframe())
         buffers = [self._modules.buffer(leaf, users) for leaf in leaves]
         with self._unnoticed():
             sums = _Sums(leaves, self._run(outputs, gradients, leaves))
-            edges = [GradientEdge(graph.seen[n].node, place) for n, place in terms]
+            edges = [GradientEdge(graph.nodes[n], place) for n, place in terms]
             for edge, gradient in zip(edges, self._run(outputs, gradients, edges), strict=True):
                 parts = [None] * len(leaves)
                 if gradient is not None:
@@ -222,35 +226,36 @@ def _terms(graph: Graph, roots: Sequence[int]) -> dict[Place, Place]:
     seen: set[int] = set()
     while stack:
         number, term = stack.pop()
-        node = graph.seen[number]
-        edges = [(output, edge) for output, edge in enumerate(node.edges) if edge is not None]
+        edges = list(graph.outputs(number))
         is_new = number not in seen
         seen.add(number)
-        if is_new and len(edges) > 1 and _is(node, JOINING) and _is_of_loss(node):
-            for output, (_, receiver, place, _fed) in reversed(edges):
+        if is_new and len(edges) > 1 and _is(graph, number, JOINING):
+            for output, receiver, place in reversed(edges):
                 feeding[receiver, place] += 1
                 stack.append((receiver, ((receiver, place), (number, output))))
-        elif is_new and len(edges) == 1 and _is(node, PASSING) and _is_of_loss(node):
-            stack.append((edges[0][1][1], term))
+        elif is_new and len(edges) == 1 and _is(graph, number, PASSING):
+            stack.append((edges[0][1], term))
         elif term is not None:
             found.setdefault(*term)
         else:
             return {}  # a root that is no sum of terms
+    fed = graph.times_fed()
     for entered in found:
-        if graph.fed[entered] != feeding[entered]:
+        if fed[entered] != feeding[entered]:
             raise Leave("a term of the loss is a part of another term too")
     return found
 
 
-def _is(node: NodeSeen, names: tuple[str, ...]) -> bool:
-    return node.kind.name.startswith(names) and not node.kind.custom
+def _is(graph: Graph, number: int, names: tuple[str, ...]) -> bool:
+    kind = graph.kinds[number]
+    return kind.name.startswith(names) and not kind.custom and _is_of_loss(graph, number)
 
 
-def _is_of_loss(node: NodeSeen) -> bool:
+def _is_of_loss(graph: Graph, number: int) -> bool:
     """Inside modules only what computes a single number; a residual connection is no loss."""
-    if node.origin.module is None:
+    if graph.origins[number].module is None:
         return True
-    shapes = [metadata.shape for metadata in node.node._input_metadata]
+    shapes = [metadata.shape for metadata in graph.nodes[number]._input_metadata]
     return all(len(shape) == 0 for shape in shapes)
 
 
@@ -261,14 +266,14 @@ def _check(graph: Graph, terms: dict[Place, Place]) -> None:
     distributed: Any = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         raise Leave("several ranks, which would exchange again")
-    for seen in graph.seen:
-        if seen.origin.lazy and not seen.kind.accumulates:
+    for node, kind, origin in zip(graph.nodes, graph.kinds, graph.origins, strict=True):
+        if origin.lazy and not kind.accumulates:
             raise Leave(
                 "saved tensors with hooks (checkpoints, offloading) would be unpacked again"
             )
-        if _hooks(seen.node) or seen.node.metadata.get(RETAINS):
+        if _hooks(node) or node.metadata.get(RETAINS):
             raise Leave("hooks of the script would run again")
-        if "Checkpoint" in seen.kind.custom:
+        if "Checkpoint" in kind.custom:
             raise Leave("a checkpoint would compute its forward again")
 
 
