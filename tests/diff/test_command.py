@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.graph.sketch import Grad, Op, Sketch, repeated
 from tracer.cli import main
 
 ROOT = Path(__file__).parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +175,27 @@ def test_reading_loads_no_torch(one: Path, forgotten: Path) -> None:
 
     assert process.returncode == 0
     assert "4 x" in process.stdout
+
+
+def test_a_picture_has_both_slices_and_the_answer(
+    one: Path, forgotten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "two.svg"
+
+    assert main(["diff", str(one), str(forgotten), "--svg", "-o", str(output)]) == 0
+    assert capsys.readouterr().out.startswith(f"wrote {output} (")
+    picture = ElementTree.fromstring(output.read_text(encoding="utf-8"))
+    texts = [text.text or "" for text in picture.iter(f"{SVG}text")]
+    assert texts[0] == "Gradients and steps 4 x as large in B."
+    assert "B = 4 x A for 4 of 4 parameters, at step 1" in texts
+    assert [text[:1] for text in texts if text.endswith(".trace")] == ["A", "B"]
+    left, right = picture.findall(f"{SVG}svg")
+    assert float(left.attrib["x"]) + float(left.attrib["width"]) < float(right.attrib["x"])
+    assert sum(text.startswith("backward call") for text in texts) == 5
+
+
+def test_only_a_picture_is_written(
+    one: Path, forgotten: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", str(one), str(forgotten), "-o", "x.svg"]) == 2
+    assert "only --svg writes a file" in capsys.readouterr().err

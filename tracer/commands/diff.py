@@ -6,18 +6,21 @@ import argparse
 import json
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
-from tracer.analysis.diff.difference import compare
+from tracer.analysis.diff.difference import Difference, compare
 from tracer.analysis.diff.sides import Side
 from tracer.analysis.job import seen_from
 from tracer.commands.console import progress, wants_colour, write
 from tracer.commands.explain import TRACE
+from tracer.commands.graph import save
 from tracer.commands.values import option, parse_count
 from tracer.errors import WrongUse
 from tracer.runfiles import load_run
 from tracer.views.diff import difference_text
 from tracer.views.diff_json import difference_document
-from tracer.views.terminal import Ink
+from tracer.views.diff_svg import difference_svg
+from tracer.views.terminal import Ink, bytes_text, printable
 
 __all__ = ["add_options", "run"]
 
@@ -37,7 +40,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parameter", metavar="NAME", help="only this one; the end of its name is enough"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    form.add_argument(
+        "--svg", action="store_true",
+        help="draw one parameter in both, from the loss to the update, side by side",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="FILE",
+        help="where to draw (default: an .svg here, named after the traces)",
+    )  # fmt: skip
     parser.add_argument(
         "--exit-code", action="store_true", help="exit with 1 if there is a difference"
     )
@@ -45,6 +57,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what the two have in common and where they part."""
+    if options.output and not options.svg:
+        raise WrongUse("wrong-use", f"-o {options.output}: only --svg writes a file")
     steps = _steps(options)
     with ExitStack() as stack:
         sides = []
@@ -54,12 +68,24 @@ def run(options: argparse.Namespace) -> int:
             sides.append(Side(seen_from(run, path), label, step, run.ranks))
         with progress("comparing"):
             found = compare(sides[0], sides[1], options.parameter)
-        if options.json:
+        if options.svg:
+            text = _drawn(found, options)
+        elif options.json:
             text = json.dumps(difference_document(found), indent=2) + "\n"
         else:
             text = difference_text(found, Ink(wants_colour(sys.stdout)))
     write(text, sys.stdout)
     return DIFFERENT if options.exit_code and not found.is_none else 0
+
+
+def _drawn(found: Difference, options: argparse.Namespace) -> str:
+    """Draw, and say where."""
+    stems = [side.trace.path.stem for side in (found.a, found.b)]
+    output = Path(options.output or f"{'-'.join(dict.fromkeys(stems))}-diff.svg")
+    with progress(f"drawing {output.name}"):
+        text = difference_svg(found)
+    save(text, output)
+    return f"{printable(f'wrote {output} ({bytes_text(output.stat().st_size)})')}\n"
 
 
 def _steps(options: argparse.Namespace) -> tuple[int | None, int | None]:

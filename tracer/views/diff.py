@@ -25,6 +25,7 @@ __all__ = ["difference_text", "gradient_sentences", "headline", "parting_sentenc
 MOST_TABLES = 3
 MOST_WEIGHINGS = 12
 MOST_NAMES = 3
+LINEAR = ("SGD", "ASGD")
 REDUCED = 1e-4
 """Gradients that are apart by more than this were computed in less than float32."""
 
@@ -516,13 +517,22 @@ def _balance(exhibit: Exhibit, parting: Parting) -> Iterator[str]:
         others = ", ".join(f"x {said(s.ratio)} {STAGES[s.name]}" for s in parted[1:])
         factors = " x ".join(said(stage.ratio) for stage in parted)
         comes = "they cancel" if is_same(ratio, Fraction(1)) else "together"
-        yield f"then {others}; {comes}: {factors} = {said(ratio)}"
+        left = "" if is_same(ratio, Fraction(1)) else _remaining(parted, ratio)
+        yield f"then {others}; {comes}: {factors} = {said(ratio)}{left}"
     if exhibit.explains is False:
         measured = exhibit.match.relation.factor
         yield (
             f"this does not explain all: the ledgers say x {said(ratio)}, the gradients "
             f"x {said(measured)}"
         )
+
+
+def _remaining(parted: Sequence[Stage], ratio: Exact) -> str:
+    """The one stage that is left when the others cancel one another, if there is one."""
+    alone = [stage for stage in parted if stage.ratio is not None and is_same(stage.ratio, ratio)]
+    if len(alone) != 1 or len(parted) < 3:
+        return ""
+    return f"; what is left is {STAGES[alone[0].name]}"
 
 
 def _unequal(weighings: Sequence[Weighing]) -> str:
@@ -575,7 +585,7 @@ def _ledger(
     text = _loss(parting, lines)
     of = f", {alike} losses alike, the first: {text}" if alike > 1 else f", {text}"
     title = ink.bold(printable(f"the ledgers of {_whose(exhibit)}{of}"))
-    weighed = _weighings(parting.weighings)
+    weighed = _weighings(parting.weighings, _lrs(exhibit))
     return [title, *(f"  {row}" for row in (ink.dim(drawn[0]), *drawn[1:], *weighed))]
 
 
@@ -608,7 +618,7 @@ def _moved(exhibit: Exhibit, term: TermVerdict, which: int) -> tuple[str, float]
     match = exhibit.match
     step = (match.a, match.b)[which].step
     buffer = (match.pair.a, match.pair.b)[which]
-    groups = step.groups if step is not None and step.kind in ("SGD", "ASGD") else ()
+    groups = step.groups if step is not None and step.kind in LINEAR else ()
     group = next((g for g in groups if buffer in g.get("buffers", ())), {})
     lr = group.get("lr")
     if not isinstance(lr, int | float) or term.unit_weight is None:
@@ -617,14 +627,31 @@ def _moved(exhibit: Exhibit, term: TermVerdict, which: int) -> tuple[str, float]
     return f"{number(lr)} x {said(term.unit_weight)} = {number(moved)}", moved
 
 
-def _weighings(found: Sequence[Weighing]) -> list[str]:
+def _lrs(exhibit: Exhibit) -> float | None:
+    """By how much the lr of B is larger, where a step is lr x gradient in both."""
+    one, other = exhibit.match.a.step, exhibit.match.b.step
+    pair = exhibit.match.pair
+    rates = []
+    for step, buffer in ((one, pair.a), (other, pair.b)):
+        groups = step.groups if step is not None and step.kind in LINEAR else ()
+        rates += [g.get("lr") for g in groups if buffer in g.get("buffers", ())][:1]
+    known = [float(rate) for rate in rates if isinstance(rate, int | float) and rate]
+    return known[1] / known[0] if len(known) == 2 and known[0] != known[1] else None
+
+
+def _weighings(found: Sequence[Weighing], lrs: float | None) -> list[str]:
+    """What items weigh in both; with the lr, if that is not the same, what they move."""
     if not found:
         return []
-    rows = [("call", "items", "an item in A", "in B", "B / A")]
+    rows: list[tuple[str, ...]] = [("call", "items", "an item in A", "in B", "B / A")]
     rows += [
         (str(w.call), str(w.items), said(w.a), said(w.b), said(w.ratio))
         for w in found[:MOST_WEIGHINGS]
     ]
+    if lrs is not None:
+        moved = [f"x {number(lrs * float(w.ratio))}" for w in found[:MOST_WEIGHINGS]]
+        ends = [f"with the lr (x {number(lrs)})", *moved]
+        rows = [(*row, end) for row, end in zip(rows, ends, strict=True)]
     more = len(found) - MOST_WEIGHINGS
     return [*_columns(rows), *([f"... {more} more"] if more > 0 else [])]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import rounding
+from tracer.analysis.explain import Explainer, Explanation
 from tracer.analysis.ledger import Books, Ledger, steps_of
 from tracer.analysis.notes import Optimizer, optimizer_of
 from tracer.analysis.verdicts import Verdict, verdict_of
@@ -62,6 +63,7 @@ class Side:
         self.trace = trace
         self.label = label
         self.step = step
+        self.ranks = ranks
         self.books = Books(trace, ranks)
         self.names = self.books.names
         self._rounding: dict[int, float] = {}
@@ -114,6 +116,13 @@ class Side:
 
     def verdict(self, buffer: int, moment: Moment) -> Verdict:
         return verdict_of(self.ledger(buffer, moment), self.trace)
+
+    def explanation(self, buffer: int, moment: Moment) -> Explanation:
+        """All that `explain` knows of it then."""
+        explainer = Explainer(self.trace, self.ranks)
+        step = moment.step.step if moment.step is not None else None
+        found = explainer.parameter(self.names.buffer(buffer), step)
+        return found[0] if moment.step is not None else found[moment.number - 1]
 
     def optimizer(self, buffer: int, moment: Moment) -> Optimizer | None:
         return None if moment.step is None else optimizer_of(self.ledger(buffer, moment))
