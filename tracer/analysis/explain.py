@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tracer.analysis.notes import Note, Optimizer, notes_of, optimizer_of, run_n
 from tracer.analysis.shares import Share, TermShares, shares_of, terms_of
 from tracer.analysis.verdicts import Verdict, verdict_of
 from tracer.errors import NothingRecorded, UnknownName
-from tracer.events import Step
+from tracer.events import Measurement, Step
 from tracer.graph.names import matching
 from tracer.runfiles import Run
 from tracer.tracefile import Trace
@@ -52,7 +52,7 @@ class Explanation:
     @property
     def is_balanced(self) -> bool:
         """Whether that is as near as the precision of the gradient allows."""
-        content = self.ledger.history.content
+        content = self.ledger.content
         if self.balance is None or content is None:
             return True
         return self.balance <= rounding(content.form.dtype)
@@ -87,11 +87,7 @@ class Explainer:
         self.trace = trace
         self.books = Books(trace, ranks)
         self.names = self.books.names
-        self.buffers = [
-            buffer
-            for buffer in trace.buffers
-            if any(self.books.archive.writes(call, buffer) for call in trace.calls)
-        ]
+        self.buffers = self.books.holdings.written
 
     @cached_property
     def has_terms(self) -> bool:
@@ -103,7 +99,7 @@ class Explainer:
 
         Without any step: each time it was filled.
         """
-        names = {self.names.buffer(b): b for b in self.trace.buffers}
+        names = self.books.by_name
         name = matching(wanted, names)
         buffer = names[name]
         chosen = self._step(buffer, step)
@@ -169,7 +165,7 @@ class Explainer:
         return Explanation(
             self.names.buffer(buffer), ledger, verdict_of(ledger, self.trace), optimizer,
             balance_of(ledger), report, chain, fills, notes_of(ledger, optimizer, self.trace),
-            tuple(shares_of(ledger.history)),
+            tuple(shares_of(replace(ledger.history, content=ledger.content))),
             terms_of(ledger, self.books) if self.has_terms else NO_TERMS,
         )  # fmt: skip
 
@@ -178,7 +174,7 @@ class Explainer:
         if not calls:
             return ()
         facts = self.books.archive.call(calls[-1])
-        return tuple(chain_of(facts, facts.writers[ledger.buffer]))
+        return tuple(chain_of(facts, facts.writers[self.books.holdings.leaf(ledger.buffer)]))
 
     def _is_own(self, one: Entry | Row) -> bool:
         """Whether it is of the rank that this trace is of."""
@@ -196,23 +192,30 @@ def explainer_of(run: Run, path: str | Path = "") -> Explainer:
 
 def balance_of(ledger: Ledger) -> float | None:
     """How far the entries, times their factors, are from the content, relative to the norms."""
-    content = ledger.history.content
+    content = ledger.content
     whole = content.measured if content is not None else None
     if whole is None or whole.nonfinite or not ledger.history.entries or not _is_all_here(ledger):
         return None
-    sums = [0.0] * len(terms(whole))
-    scale = whole.norm
+    parts: list[tuple[float, Measurement]] = []
     for entry in ledger.history.entries:
         factor = product(change.factor for change in entry.changes)
         part = entry.tensor.measured if entry.tensor is not None else None
         if factor is None or part is None or part.nonfinite or part.elements != whole.elements:
             return None
-        sums = [s + float(factor) * t for s, t in zip(sums, terms(part), strict=True)]
-        scale += abs(float(factor)) * part.norm
+        parts.append((float(factor), part))
+    scale = whole.norm + sum(abs(factor) * part.norm for factor, part in parts)
     if not math.isfinite(scale):
         return None
-    off = max(abs(s - t) for s, t in zip(sums, terms(whole), strict=True))
+    # Of parts of several ranks put together, the values are not kept.
+    has_values = all(m.values is not None for m in (whole, *(part for _, part in parts)))
+    columns = zip(*(_terms(part, has_values) for _, part in parts), strict=True)
+    sums = [math.fsum(f * t for (f, _), t in zip(parts, column, strict=True)) for column in columns]
+    off = max(abs(s - t) for s, t in zip(sums, _terms(whole, has_values), strict=True))
     return off / scale if scale else 0.0
+
+
+def _terms(measured: Measurement, has_values: bool) -> Sequence[float]:
+    return terms(measured) if has_values else measured.fingerprint
 
 
 def _is_all_here(ledger: Ledger) -> bool:

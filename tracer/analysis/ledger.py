@@ -16,6 +16,7 @@ from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import is_rough, is_same, product
 from tracer.analysis.flow import CallFlow, Passed, flow_of
 from tracer.analysis.history import Archive, Change, Entry, History, fills_of, history_of, ratio
+from tracer.analysis.holdings import Holdings
 from tracer.analysis.lines import LinesOfRanks
 from tracer.analysis.meetings import Meetings
 from tracer.analysis.network import Network, batch_below
@@ -102,7 +103,8 @@ class Ledger:
     """One buffer at one step, on one rank.
 
     `rest` are ranks whose part is only known as what is left over: their files are missing. `alike`
-    are other ranks that consumed the same in this step, `unlike` those that consumed another.
+    are other ranks that consumed the same in this step, `unlike` those that consumed another. Of a
+    sharded parameter `whole` is what all ranks consumed, put together.
     """
 
     buffer: int
@@ -116,10 +118,16 @@ class Ledger:
     rank: int | None = None
     alike: tuple[int, ...] = ()
     unlike: tuple[int, ...] = ()
+    whole: Tensor | None = None
+
+    @property
+    def content(self) -> Tensor | None:
+        """What was consumed; of a sharded parameter by all ranks together."""
+        return self.whole or self.history.content
 
     @property
     def norm(self) -> float | None:
-        content = self.history.content
+        content = self.content
         return None if content is None or content.measured is None else content.measured.norm
 
 
@@ -131,6 +139,7 @@ class Books:
         self.rank = trace.info.rank
         self.archive = Archive(trace)
         self.names = Names(trace)
+        self.holdings = Holdings(self.archive, self.names)
         self._network = Network(trace)
         self._flows: dict[int, CallFlow] = {}
         self._ledgers: dict[tuple[int, int | None], Ledger] = {}
@@ -148,11 +157,13 @@ class Books:
         """What all ranks exchanged."""
         traces = {rank: books.trace for rank, books in self.ranks.items()}
         archives = {rank: books.archive for rank, books in self.ranks.items()}
-        return Joint(archives, Meetings(traces), LinesOfRanks(traces))
+        holdings = {rank: books.holdings for rank, books in self.ranks.items()}
+        return Joint(archives, holdings, Meetings(traces), LinesOfRanks(traces))
 
-    @cached_property
+    @property
     def by_name(self) -> dict[str, int]:
-        return {self.names.buffer(id): id for id in self.trace.buffers}
+        """Every buffer once, by its name."""
+        return self.holdings.by_name
 
     def same(self, buffer: int) -> dict[int, int]:
         """The number of this buffer on each rank that has one of its name."""
@@ -161,8 +172,17 @@ class Books:
         return {**found, self.rank: buffer}
 
     def is_exchanged(self, buffer: int) -> bool:
-        """Whether something of its gradient went into an operation between ranks."""
-        return any(self.archive.exchanges(event, buffer) for event in self.trace.exchanges)
+        """Whether something of its gradient went into an operation between ranks, or may have."""
+        if self.holdings.is_sharded(buffer):
+            return True
+        if not self.trace.exchanges:
+            return False
+        wrapped = self.trace.wrappers.values()
+        return (
+            len(self.ranks) > 1
+            or any(self.archive.exchanges(event, buffer) for event in self.trace.exchanges)
+            or any(buffer in bucket for wrapper in wrapped for bucket in wrapper.buckets)
+        )
 
     def ledger(self, buffer: int, step: Step | None) -> Ledger:
         """The buffer up to a step, or to the end of the trace."""
@@ -229,9 +249,12 @@ class Books:
         replicas = max((self._replicas(history.buffer, e) for e in own), default=1)
         rest = tuple(e.rank for e in history.entries if e.is_rest and e.rank is not None)
         alike, unlike = self._compared(history, step)
+        whole = None
+        if step is not None and history.shared and self.holdings.is_sharded(history.buffer):
+            whole = self._replay(history.buffer, step).whole(self.rank)
         return Ledger(
             history.buffer, step, history, tuple(rows), replicas, unknown, fill, rest, self.rank,
-            alike, unlike,
+            alike, unlike, whole,
         )  # fmt: skip
 
     def _compared(
@@ -242,6 +265,7 @@ class Books:
         unlike: list[int] = []
         content = history.content
         is_whole = not self.trace.buffers[history.buffer].parts
+        is_whole = is_whole and not self.holdings.is_sharded(history.buffer)
         if step is None or content is None or not is_whole:
             return (), ()
         for rank, buffer in self.same(history.buffer).items():
@@ -293,7 +317,7 @@ class Books:
     def _rows(self, buffer: int, entry: Entry) -> list[Row]:
         assert entry.call is not None
         flow = self.flow(entry.call)
-        reached = flow.buffers.get(buffer, {})
+        reached = flow.buffers.get(self.holdings.leaf(buffer), {})
         changes = tuple(_factor(change, entry.tensor) for change in entry.changes)
         return [
             self._row(entry, site, flow.sites[site], passed, changes)
@@ -347,7 +371,7 @@ class Books:
         if entry.call is None or not self._network.has_copies:
             return 1
         facts = self.archive.call(entry.call)
-        stack, seen = [facts.writers[buffer]], set[int]()
+        stack, seen = [facts.writers[self.holdings.leaf(buffer)]], set[int]()
         copies: set[int] = set()
         while stack:
             node = stack.pop()

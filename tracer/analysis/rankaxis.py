@@ -7,13 +7,13 @@ from dataclasses import replace
 from fractions import Fraction
 
 from tracer.analysis.axis import Axis
-from tracer.analysis.exact import is_same, product, said, total
+from tracer.analysis.exact import is_same, product, said
 from tracer.analysis.history import Shared
 from tracer.analysis.ledger import Ledger, Row
 from tracer.analysis.rankhistory import EXCHANGED
 from tracer.analysis.strand import Factor
-from tracer.events import RunInfo
 from tracer.semantics.effects import Exact
+from tracer.tracefile import Trace
 
 __all__ = ["alone", "named_ranks", "of_ranks", "rank_factor", "ranks_axis", "world_of"]
 
@@ -78,12 +78,12 @@ def of_ranks(row: Row) -> Row:
     return replace(row, items=row.items * n, samples=samples, reductions=reductions, copies=1)
 
 
-def ranks_axis(ledger: Ledger, info: RunInfo, is_sum: bool) -> Axis:
+def ranks_axis(ledger: Ledger, trace: Trace, is_sum: bool) -> Axis:
     """The line of the ranks; `is_sum`: each rank's loss is a sum, or a part of one mean."""
-    if info.world < 2:
+    if trace.info.world < 2:
         return Axis("ranks", "-", "single process")
     if not ledger.history.shared:
-        return _apart(ledger, info)
+        return _apart(ledger, trace)
     axis = _together(ledger, is_sum)
     return replace(axis, words=axis.words + _but(ledger))
 
@@ -115,9 +115,14 @@ def _together(ledger: Ledger, is_sum: bool) -> Axis:
     return Axis("ranks", "SUM" if is_more else "MEAN", words, note, source)
 
 
-def _apart(ledger: Ledger, info: RunInfo) -> Axis:
-    """Nothing of it was exchanged."""
-    here = f"{info.world:,} ranks"
+def _apart(ledger: Ledger, trace: Trace) -> Axis:
+    """Nothing of it was exchanged, as far as can be seen."""
+    here = f"{trace.info.world:,} ranks"
+    hidden = next((f for r in ledger.rows for f in r.after if f.kind in EXCHANGED), None)
+    if hidden is not None:
+        return Axis("ranks", "?", f"{here}: {hidden.words}", source=hidden.source)
+    if trace.buffers[ledger.buffer].parts:
+        return Axis("ranks", "-", f"{here}, each with a part of it: nothing exchanged")
     if ledger.unlike:
         words = f"{here}, nothing exchanged: {named_ranks(ledger.unlike)} consumed another gradient"
         return Axis("ranks", "UNEQUAL", words)
@@ -200,10 +205,3 @@ def named_ranks(ranks: Sequence[int]) -> str:
     texts = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
     shown = ", ".join(texts[:8]) + (", ..." if len(texts) > 8 else "")
     return f"rank{'s' if len(ranks) > 1 else ''} {shown}"
-
-
-def all_of(rows: Sequence[Row]) -> Exact | None:
-    """The weights of all items of some rows together."""
-    totals = [row.total for row in rows]
-    known = [t for t in totals if t is not None]
-    return total(known) if len(known) == len(totals) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tracer.analysis.callfacts import Tensor
@@ -27,9 +27,20 @@ from tracer.analysis.history import (
     reaching,
     used_again,
 )
+from tracer.analysis.holdings import Holdings
 from tracer.analysis.lines import LinesOfRanks
 from tracer.analysis.meetings import Meeting, Meetings
-from tracer.events import Call, Event, Exchange, Measurement, Step, Use, Wrapper
+from tracer.events import (
+    Call,
+    Edit,
+    Event,
+    Exchange,
+    Measurement,
+    Piece,
+    Step,
+    Use,
+    Wrapper,
+)
 from tracer.semantics.effects import Exact
 
 __all__ = ["EXCHANGED", "Joint", "Replay"]
@@ -46,6 +57,7 @@ class Joint:
     """All ranks that were recorded, their operations matched, their lines translated."""
 
     archives: Mapping[int, Archive]
+    holdings: Mapping[int, Holdings]
     meetings: Meetings
     lines: LinesOfRanks
 
@@ -56,6 +68,11 @@ class _Offer:
 
     entries: list[Entry]
     entered: list[Tensor]
+    pieces: list[tuple[Piece, Tensor]] = field(default_factory=list)
+
+    def bound_for(self, rank: int) -> list[Tensor]:
+        """What of it goes to a rank: all, or the places in it that are this rank's."""
+        return [t for piece, t in self.pieces if piece.peer in (None, rank)]
 
 
 @dataclass
@@ -78,6 +95,10 @@ class RankBook(Book):
         self._shared: list[Shared] = []
         self._ending: Call | None = None
 
+    @property
+    def entries(self) -> list[Entry]:
+        return self._entries
+
     def end(self, call: Call) -> None:
         """The call is over, inside which something was exchanged."""
         after = self._archive.reading(call, self._buffer, "after")
@@ -89,14 +110,15 @@ class RankBook(Book):
 
     def offer(self, exchange: Exchange) -> _Offer:
         """What this rank puts in, after what its maker did right before."""
-        entered = [t for _, t in self._archive.pieces(exchange, self._buffer, "entered")]
+        pieces = self._archive.pieces(exchange, self._buffer, "entered")
+        entered = [tensor for _, tensor in pieces]
         behind, factor = self._behind(entered)
         if not self._entries and not self._flight and not _are_zero(entered):
             behind = [Entry(None, entered[0])] if entered else []
         if factor != 1:
             change = self._before(exchange, factor)
             behind = [replace(e, changes=(*e.changes, change)) for e in behind]
-        return _Offer(behind, entered)
+        return _Offer(behind, entered, pieces)
 
     def _behind(self, entered: list[Tensor]) -> tuple[list[Entry], Exact | None]:
         """The entries that what entered is made of, and by which factor it differs from them."""
@@ -210,12 +232,169 @@ class RankBook(Book):
         return replace(change, kind="rank-after", words=words)
 
     def _hook_at_work(self, call: Call) -> str:
-        """The hook of a wrapper that exchanged in this call, and holds the buffer."""
-        for exchange in self._archive.trace.exchanges:
-            wrapper = self.wrapper(exchange) if exchange.call == call.order else None
-            if wrapper and any(self._buffer in bucket for bucket in wrapper.buckets):
-                return _hook(wrapper)
-        return ""
+        """The hook of the wrapper that holds the buffer, if this call exchanged something."""
+        trace = self._archive.trace
+        if not any(exchange.call == call.order for exchange in trace.exchanges):
+            return ""
+        holders = [w for w in trace.wrappers.values() if any(self._buffer in b for b in w.buckets)]
+        return _hook(holders[-1]) if holders else ""
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """What the buffer should hold: what was left in it, and what a call at work added."""
+        added = self._added[0] if self._added else None
+        return [t for t in (self._content, added) if t is not None]
+
+    def found_by(self, event: Event) -> Tensor | None:
+        """What an event finds in the buffer."""
+        if isinstance(event, Step):
+            return self._archive.reading(event, self._buffer, "consumed")
+        if isinstance(event, Edit) or (isinstance(event, Call) and event.nested_in is None):
+            return self._archive.reading(event, self._buffer, "before")
+        return None
+
+    def is_puzzled_by(self, event: Event) -> bool:
+        """Whether the event finds what is no multiple of what should be there."""
+        found = self.found_by(event)
+        if found is None or _are_zero([found]) or not (self._is_known or self._added):
+            return False
+        if self._flight is not None and _ratio(self._flight.parts, [found]) is not None:
+            return False
+        return _ratio(self.parts, [found]) is None if self.parts else not self._entries
+
+    def replace_by(self, entries: list[Entry], found: Tensor, shared: Shared) -> None:
+        """The buffer holds what was exchanged in a way that could not be seen."""
+        self._entries, self._content, self._added = entries, found, None
+        self._flight, self._is_known = None, True
+        self._shared.append(shared)
+
+
+class ShardBook(RankBook):
+    """The part of a parameter that one rank keeps; autograd writes the whole, in another leaf.
+
+    What autograd added waits until it is exchanged. What comes back is added to the part.
+    """
+
+    def __init__(self, archive: Archive, buffer: int, leaf: int, rank: int) -> None:
+        super().__init__(archive, buffer, rank)
+        self._leaf = leaf
+        self.shards: tuple[int, ...] = ()
+        self.is_read = False
+        self._waiting: list[Entry] = []
+        self._settled: list[Tensor] = []
+
+    def _contribute(self, call: Call) -> None:
+        facts = self._archive.call(call.order)
+        received = facts.received.get(facts.writers[self._leaf], {}).get(0)
+        if received is not None:
+            self._waiting.append(Entry(call.order, received, call.source))
+
+    @property
+    def content(self) -> Tensor | None:
+        return self._content
+
+    def end(self, call: Call) -> None:
+        """The part is read when it is consumed; the leaf's own readings are of many tensors."""
+
+    def offer(self, exchange: Exchange) -> _Offer:
+        pieces = self._archive.pieces(exchange, self._buffer, "entered")
+        entered = [tensor for _, tensor in pieces]
+        if self._flight is not None:
+            factor = _ratio(self._flight.parts, entered)
+            if factor is not None or not self._waiting:
+                flight, self._flight = self._flight, None
+                self._shared.append(flight.shared)
+                return self._changed(exchange, flight.entries, factor, entered, pieces)
+        factor = self._predivision(self._waiting, entered, exchange)
+        waiting, self._waiting = [_narrowed(e, entered, factor) for e in self._waiting], []
+        return self._changed(exchange, waiting, factor, entered, pieces)
+
+    def _changed(
+        self,
+        exchange: Exchange,
+        entries: list[Entry],
+        factor: Exact | None,
+        entered: list[Tensor],
+        pieces: list[tuple[Piece, Tensor]],
+    ) -> _Offer:
+        if factor != 1:
+            change = self._before(exchange, factor)
+            entries = [replace(e, changes=(*e.changes, change)) for e in entries]
+        return _Offer(entries, entered, pieces)
+
+    def _predivision(
+        self, waiting: list[Entry], entered: list[Tensor], exchange: Exchange
+    ) -> Exact | None:
+        """What was done to the gradient between the leaf and the exchange."""
+        parts = [entry.tensor for entry in waiting if entry.tensor is not None]
+        if not parts or not entered:
+            return Fraction(1)
+        whole = _together(entered)
+        if whole is None or all(t.elements == whole.elements for t in parts):
+            return _ratio(parts, entered)
+        # One of many parameters in a flat leaf, which says the same of all of them.
+        pieces = self._archive.trace.layout(exchange.layout).pieces
+        beside = {p.buffer for p in pieces if p.moment == "entered" and p.content == "gradient"}
+        every = [
+            t for b in beside if b is not None
+            for _, t in self._archive.pieces(exchange, b, "entered")
+        ]  # fmt: skip
+        return _by_size(parts, every)
+
+    def divisor(self, exchange: Exchange) -> Exact | None:
+        wrapper = self.wrapper(exchange)
+        by = wrapper.details.get("predivide") if wrapper else None
+        return tidy(float(by)) if isinstance(by, int | float) and by else super().divisor(exchange)
+
+    def accept(self, exchange: Exchange, entries: list[Entry], shared: Shared) -> None:
+        if self._flight is not None:
+            self._settle(self._flight)
+        if exchange.kind == "reduce_scatter":
+            self.shards = shared.ranks
+        super().accept(exchange, entries, shared)
+
+    def _settle(self, flight: _Flight) -> None:
+        """What came back is in the part from now on, beside what was there."""
+        self._entries = [*self._entries, *flight.entries]
+        self._settled += flight.parts
+        self._shared.append(flight.shared)
+        self._flight = None
+
+    def _meet(self, event: Seen, found: Tensor | None) -> None:
+        if self._flight is not None:
+            self._settle(self._flight)
+        elif self._waiting and not self._settled:
+            self._unexchanged()
+        if found is not None and self._entries and self._settled:
+            factor = _ratio(self._settled, [found])
+            if factor is None and (factor := _by_size(self._settled, [found])):
+                found = _as_projected(self._settled, found, factor)
+            if factor != 1:
+                words = "changed by hand" + ("" if factor is not None else ", not by a factor")
+                self._change(Change("edit", words, factor, self._last, None, False, event.order))
+        self._settled = [found] if found is not None else self._settled
+        self._content = found
+        self.is_read = True
+
+    def _unexchanged(self) -> None:
+        """A group of one rank exchanges nothing."""
+        self._entries, self._waiting = [*self._entries, *self._waiting], []
+        self._settled = [e.tensor for e in self._entries if e.tensor is not None]
+
+    def _empty(self, words: str, event: Event) -> None:
+        super()._empty(words, event)
+        self._settled, self._waiting = [], []
+
+    def _history(self, step: Step | None, content: Tensor | None) -> History:
+        if self._flight is not None:
+            self._settle(self._flight)
+        return super()._history(step, content)
+
+    def exchanges_in(self, call: Call) -> list[Exchange]:
+        return []
+
+    def is_puzzled_by(self, event: Event) -> bool:
+        return False
 
 
 class _Line:
@@ -225,6 +404,8 @@ class _Line:
         self.book = book
         self._items = list(self._with_ends(events))
         self._place = 0
+        self._told: Event | None = None
+        """The event that was looked into already."""
 
     def _with_ends(self, events: Sequence[Event]) -> Iterator[tuple[Event, bool]]:
         ends: dict[int, Call] = {}
@@ -246,15 +427,28 @@ class _Line:
         event, is_end = self._items[self._place]
         return event if isinstance(event, Exchange) and not is_end else None
 
+    @property
+    def puzzle(self) -> Event | None:
+        """The event that comes next, if it finds something else than should be there."""
+        if self._place >= len(self._items) or self.waiting is not None:
+            return None
+        event, is_end = self._items[self._place]
+        is_new = not is_end and event is not self._told
+        return event if is_new and self.book.is_puzzled_by(event) else None
+
     def advance(self) -> None:
-        """Take all events up to the next exchange."""
-        while self._place < len(self._items) and self.waiting is None:
+        """Take all events up to the next exchange, or the next that finds what nobody left."""
+        while self._place < len(self._items) and self.waiting is None and self.puzzle is None:
             event, is_end = self._items[self._place]
             if is_end and isinstance(event, Call):
                 self.book.end(event)
             else:
                 self.book.take(event)
             self._place += 1
+
+    def tell(self, event: Event) -> None:
+        """The puzzle has been looked into: the event may be taken."""
+        self._told = event
 
     def pass_by(self) -> None:
         self._place += 1
@@ -269,13 +463,27 @@ class Replay:
         self._joint = joint
         self._steps = steps
         self._lines = {
-            rank: _line(joint.archives[rank], buffer, rank, steps.get(rank))
-            for rank, buffer in buffers.items()
+            rank: _line(joint, buffer, rank, steps.get(rank)) for rank, buffer in buffers.items()
         }
         self._run()
 
     def book(self, rank: int) -> RankBook:
         return self._lines[rank].book
+
+    def whole(self, rank: int) -> Tensor | None:
+        """The parts of a sharded parameter put together, from the ranks that hold one each."""
+        own = self.book(rank)
+        found: list[Tensor] = []
+        for other in own.shards if isinstance(own, ShardBook) else ():
+            book = self._lines[other].book if other in self._lines else None
+            if not isinstance(book, ShardBook) or not book.is_read:
+                return None
+            found += [book.content] if book.content is not None else []
+        measured = _together(found)
+        if measured is None:
+            return None
+        form = replace(found[0].form, shape=(measured.elements,))
+        return Tensor(form, replace(measured, values=None))
 
     def history(self, rank: int) -> History:
         """The history of the buffer on one rank, up to its step."""
@@ -291,38 +499,129 @@ class Replay:
             for line in self._lines.values():
                 line.advance()
             waiting = {rank: e for rank, line in self._lines.items() if (e := line.waiting)}
+            puzzles = {rank: p for rank, line in self._lines.items() if (p := line.puzzle)}
+            meeting = self._ready(waiting)
+            if meeting is None and puzzles:
+                self._guess(puzzles)
+                continue
             if not waiting:
                 return
-            meeting = self._next(waiting)
+            meeting = meeting or self._joint.meetings.of(*next(iter(waiting.items())))
             present = {r: e for r, e in waiting.items() if self._joint.meetings.of(r, e) is meeting}
             self._hold(meeting, present)
             for rank in present:
                 self._lines[rank].pass_by()
 
-    def _next(self, waiting: Mapping[int, Exchange]) -> Meeting:
-        """An operation at which all are that take part; or else the first that one waits for."""
-        found = [self._joint.meetings.of(rank, exchange) for rank, exchange in waiting.items()]
-        for meeting in found:
-            here = [rank for rank in meeting.exchanges if rank in self._lines]
-            if all(meeting.exchanges[rank] is waiting.get(rank) for rank in here):
+    def _ready(self, waiting: Mapping[int, Exchange]) -> Meeting | None:
+        """An operation at which all are that take part."""
+        for rank, exchange in waiting.items():
+            meeting = self._joint.meetings.of(rank, exchange)
+            here = [other for other in meeting.exchanges if other in self._lines]
+            if all(meeting.exchanges[other] is waiting.get(other) for other in here):
                 return meeting
-        return found[0]
+        return None
+
+    def _guess(self, puzzles: Mapping[int, Event]) -> None:
+        """Whether buffers that hold what nobody left hold a multiple of the sum over all ranks.
+
+        So they do after an exchange of copies that could not be recognised: of gradients put
+        together and divided, of gathered ones, by a library that talks past torch.
+        """
+        first = next(iter(puzzles.values()))
+        alike = {
+            rank: event
+            for rank, event in puzzles.items()
+            if (type(event), event.step) == (type(first), first.step)
+        }
+        parts = [part for rank in alike for part in self.book(rank).parts]
+        found = {rank: self.book(rank).found_by(event) for rank, event in alike.items()}
+        factors = {rank: _ratio(parts, [t]) if t else None for rank, t in found.items()}
+        known = [factor for factor in factors.values() if factor is not None]
+        is_exchange = len(alike) > 1 and len(known) == len(alike)
+        entries = {rank: list(self.book(rank).entries) for rank in alike}
+        for rank, event in alike.items():
+            tensor, factor = found[rank], factors[rank]
+            if is_exchange and tensor is not None and factor is not None:
+                error = _off(parts, [tensor], float(factor))
+                shared = self._unseen(rank, event, factor, tuple(alike), error)
+                mover = _Mover(self._joint, rank)
+                moved = [mover.moved(e, other) for other in alike for e in entries[other]]
+                words = f"{shared.operation}, of copies"
+                change = Change(
+                    "rank-operation", words, factor, shared.order, shared.source, False, event.order
+                )
+                merged = [replace(e, changes=(*e.changes, change)) for e in _merged(moved)]
+                self.book(rank).replace_by(merged, tensor, shared)
+            self._lines[rank].tell(event)
+
+    def _unseen(
+        self, rank: int, event: Event, factor: Exact, ranks: tuple[int, ...], error: float | None
+    ) -> Shared:
+        """The last operation before the event that was not known to be of any buffer."""
+        trace = self._joint.archives[rank].trace
+        before = [e for e in trace.exchanges if e.order < event.order and e.wrapper is None]
+        kinds = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+        last = next((e for e in reversed(before) if e.kind in kinds), None)
+        is_mean = is_same(factor, Fraction(1, len(ranks)))
+        words = f"{'average' if is_mean else 'sum'} over {len(ranks):,} ranks"
+        by = f"{last.kind} by hand" if last else "by hand"
+        source = last.source if last else None
+        order = last.order if last else event.order
+        return Shared(order, ranks, by, words, factor, source, error=error)
 
     def _hold(self, meeting: Meeting, present: Mapping[int, Exchange]) -> None:
         offers = {rank: self._lines[rank].book.offer(e) for rank, e in present.items()}
+        for rank, exchange in meeting.exchanges.items():
+            if rank not in offers and self._is_empty(rank, exchange):
+                offers[rank] = _Offer([], [])
         for rank, exchange in present.items():
             book = self._lines[rank].book
             receiver = _Receiver(self._joint, book, meeting, exchange, offers)
             book.accept(exchange, *receiver.received())
 
+    def _is_empty(self, rank: int, exchange: Exchange) -> bool:
+        """Whether a rank took part with zeros of nobody's: the shadow of one that has joined."""
+        archive = self._joint.archives[rank]
+        pieces = archive.trace.layout(exchange.layout).pieces
+        measured = archive.trace.measurements(exchange)
+        entered = [p for p in pieces if p.moment == "entered"]
+        rows = [measured[p.row] for p in entered if p.row is not None]
+        return bool(entered) and len(rows) == len(entered) and all(map(is_zero, rows))
 
-def _line(archive: Archive, buffer: int, rank: int, step: Step | None) -> _Line:
+
+def _line(joint: Joint, buffer: int, rank: int, step: Step | None) -> _Line:
+    archive, holdings = joint.archives[rank], joint.holdings[rank]
+    leaf = holdings.leaf(buffer)
     events = list(reaching(archive, buffer, step))
+    if leaf != buffer:
+        calls = (e for e in reaching(archive, leaf, step) if isinstance(e, Call))
+        events = sorted([*events, *calls], key=lambda event: event.order)
     before = [e for e in events if step is None or e.order <= step.order]
-    start = beginning(archive, buffer, before)
+    start = beginning(archive, leaf, before)
+    if holdings.is_sharded(buffer):
+        return _Line(ShardBook(archive, buffer, leaf, rank), events[start:])
     is_cut = 0 < start < len(before) and isinstance(before[start], Call)
     book = RankBook(archive, buffer, rank, emptied="by hand" if is_cut else "")
     return _Line(book, events[start:])
+
+
+class _Mover:
+    """Brings entries of other ranks to one, with lines as that one numbers them."""
+
+    def __init__(self, joint: Joint, here: int) -> None:
+        self._lines = joint.lines
+        self._here = here
+
+    def moved(self, entry: Entry, rank: int) -> Entry:
+        origin = rank if entry.rank is None else entry.rank
+        if rank == self._here:
+            return replace(entry, rank=origin)
+        changes = tuple(
+            replace(change, source=self._lines.moved(change.source, rank, self._here))
+            for change in entry.changes
+        )
+        source = self._lines.moved(entry.source, rank, self._here)
+        return replace(entry, source=source, changes=changes, consumed=(), rank=origin)
 
 
 class _Receiver:
@@ -345,9 +644,8 @@ class _Receiver:
         world = len(self._meeting.ranks)
         factor = self._factor()
         givers = self._givers()
-        entries = _merged(
-            [self._moved(entry, rank) for rank in givers for entry in self._offers[rank].entries]
-        )
+        mover = _Mover(self._joint, self._book.rank)
+        entries = _merged([mover.moved(e, r) for r in givers for e in self._offers[r].entries])
         error = self._error(givers, factor)
         missing = () if self._is_simulated else tuple(
             rank for rank in self._meeting.ranks if rank not in self._offers
@@ -387,20 +685,6 @@ class _Receiver:
             return None if meeting.factor is None else tidy(meeting.factor)
         return Fraction(1) if meeting.op in REDUCING else None
 
-    def _moved(self, entry: Entry, rank: int) -> Entry:
-        """An entry of another rank, with lines as this one numbers them."""
-        if rank == self._book.rank:
-            return replace(entry, rank=rank if entry.rank is None else entry.rank)
-        move = self._joint.lines.moved
-        here = self._book.rank
-        changes = tuple(
-            replace(change, source=move(change.source, rank, here)) for change in entry.changes
-        )
-        return replace(
-            entry, source=move(entry.source, rank, here), changes=changes, consumed=(),
-            rank=rank if entry.rank is None else entry.rank,
-        )  # fmt: skip
-
     def _left(self) -> list[Tensor]:
         pieces = self._archive.pieces(self._exchange, self._buffer, "left")
         return [tensor for _, tensor in pieces]
@@ -414,7 +698,7 @@ class _Receiver:
         is_whole = len(self._offers) == len(self._meeting.ranks)
         if not is_whole or factor is None or not left or self._is_simulated:
             return None
-        entered = [t for rank in givers for t in self._offers[rank].entered]
+        entered = [t for rank in givers for t in self._offers[rank].bound_for(self._book.rank)]
         return _off(entered, left, float(factor))
 
     def _rest(self, missing: int, factor: Exact) -> list[Entry]:
@@ -527,6 +811,51 @@ def _ratio(parts: Sequence[Tensor], whole: Sequence[Tensor]) -> Exact | None:
         added = [replace(t.measured, values=None) for t in parts if t.measured is not None]
         return proportion(added, other, tolerance)
     return proportion([one], other, tolerance)
+
+
+def _narrowed(entry: Entry, entered: list[Tensor], factor: Exact | None) -> Entry:
+    """Of a flat leaf's gradient what belongs to the one parameter that entered."""
+    whole = _together(entered)
+    if whole is None or entry.tensor is None or entry.tensor.elements == whole.elements:
+        return entry
+    if not factor:
+        return replace(entry, tensor=None)
+    form = replace(entry.tensor.form, shape=(whole.elements,))
+    return replace(entry, tensor=Tensor(form, _scaled(whole, 1 / float(factor))))
+
+
+def _scaled(measured: Measurement, by: float) -> Measurement:
+    return replace(
+        measured, sum=measured.sum * by, norm=measured.norm * abs(by),
+        largest=measured.largest * abs(by), values=None,
+        fingerprint=tuple(x * by for x in measured.fingerprint),
+    )  # fmt: skip
+
+
+def _as_projected(parts: Sequence[Tensor], found: Tensor, factor: Exact) -> Tensor:
+    """A reading whose elements lie in another order, with the fingerprint of what it is made of."""
+    whole = _together(parts)
+    return found if whole is None else Tensor(found.form, _scaled(whole, float(factor)))
+
+
+def _by_size(parts: Sequence[Tensor], whole: Sequence[Tensor]) -> Exact | None:
+    """The factor between tensors in which elements lie in another order: of sum and norm."""
+    one, other = _together(parts), _together(whole)
+    if len(parts) > 1 and one is not None and other is not None:
+        return None if one.elements != other.elements else _size_ratio(one, other)
+    return None if one is None or other is None else _size_ratio(one, other)
+
+
+def _size_ratio(one: Measurement, other: Measurement) -> Exact | None:
+    if not one.norm or not one.largest or one.nonfinite or other.nonfinite:
+        return None
+    factor = other.norm / one.norm
+    near = 1e-4
+    is_same_shape = math.isclose(other.largest / one.largest, factor, rel_tol=near)
+    off = abs(other.sum - factor * one.sum)
+    if not is_same_shape or off > near * factor * one.norm * math.sqrt(one.elements):
+        return None
+    return tidy(factor, 4e-6)
 
 
 def _together(tensors: Sequence[Tensor]) -> Measurement | None:

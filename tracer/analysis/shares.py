@@ -138,6 +138,8 @@ def terms_of(ledger: Ledger, books: Books) -> TermShares:
     found: dict[object, _Gathered] = {}
     calls = shares_of(ledger.history)
     for entry, call in zip(ledger.history.entries, calls, strict=True):
+        if entry.rank not in (None, books.rank):
+            return TermShares(missing="part of it comes from other ranks")
         edit = _recorded(entry, books)
         why = _why_not(edit, entry, ledger.buffer)
         if edit is None or why or call is None or entry.call is None:

@@ -10,6 +10,7 @@ from tracer.analysis.axis import Axis
 from tracer.analysis.exact import is_same, product, said, tidy, total
 from tracer.analysis.ledger import Ledger, Row, Term
 from tracer.analysis.rankaxis import alone, named_ranks, of_ranks, ranks_axis
+from tracer.analysis.rankhistory import EXCHANGED
 from tracer.analysis.strand import Factor
 from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
@@ -64,7 +65,7 @@ def verdict_of(ledger: Ledger, trace: Trace) -> Verdict:
     is_sum = all(term.kind == "sum" for term in own.terms) or any(
         term.kind == "mean" for term in found.terms
     )
-    axes = (*own.axes, ranks_axis(ledger, trace.info, is_sum))
+    axes = (*own.axes, ranks_axis(ledger, trace, is_sum))
     return Verdict(axes, found.terms, found.words + _partly(ledger))
 
 
@@ -309,7 +310,8 @@ def _buffer_axes(ledger: Ledger, trace: Trace) -> list[Axis]:
     found: dict[Factor, list[Row]] = {}
     for row in ledger.rows:
         for factor in row.after:
-            found.setdefault(factor, []).append(row)
+            if factor.kind not in EXCHANGED:
+                found.setdefault(factor, []).append(row)
     axes = []
     for factor, rows in found.items():
         words = factor.words + _only(rows, ledger.rows, trace)
