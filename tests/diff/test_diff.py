@@ -357,3 +357,78 @@ def test_two_steps_of_one_trace(trace: Traces) -> None:
         assert found.shown is not None
         assert found.shown.numbers == (1, 3)
         assert not found.shown.is_proportional
+
+
+# What cancels to zero.
+
+
+def shuffled(order: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+    """A convolution with a bias in front of a normalisation; the samples come in some order."""
+
+    def train() -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(96, 1)
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(order(torch.randn(32, 3, 6, 6))).pow(2).mean().backward()
+        optimizer.step()
+
+    return train
+
+
+def test_a_bias_in_front_of_a_normalisation_is_rounding_and_no_difference(tmp_path: Path) -> None:
+    plain = record(tmp_path / "plain.trace", shuffled(lambda x: x))
+    flipped = record(tmp_path / "flipped.trace", shuffled(lambda x: x.flip(0)))
+
+    with compared(plain, flipped) as found:
+        assert found.shown is not None
+        kinds = {match.pair.name_a: match.relation.kind for match in found.shown.matches}
+        assert kinds == {
+            "0.weight": "multiple", "0.bias": "rounding", "1.weight": "multiple",
+            "1.bias": "multiple", "4.weight": "multiple", "4.bias": "multiple",
+        }  # fmt: skip
+        assert found.is_none
+    assert "nothing but rounding in both (their sums cancel): 1 parameter (0.bias)" in text_of(
+        plain, flipped
+    )
+
+
+# Two optimizers.
+
+
+def adversaries(critics: int) -> Callable[[], None]:
+    """A generator and a discriminator, which steps so many times as often."""
+
+    def train() -> None:
+        torch.manual_seed(0)
+        generator, critic = nn.Linear(4, 6), nn.Linear(6, 1)
+        first = torch.optim.SGD(generator.parameters(), lr=0.1)
+        second = torch.optim.SGD(critic.parameters(), lr=0.0)
+        for round in range(3):
+            z = torch.randn(8, 4, generator=torch.Generator().manual_seed(round))
+            for _ in range(critics):
+                second.zero_grad()
+                critic(generator(z).detach()).mean().backward()
+                second.step()
+            second.zero_grad()
+            first.zero_grad()
+            (-critic(generator(z)).mean()).backward()
+            first.step()
+
+    return train
+
+
+def test_optimizers_that_step_at_other_numbers_are_compared_one_by_one(tmp_path: Path) -> None:
+    one = record(tmp_path / "one.trace", adversaries(1))
+    three = record(tmp_path / "three.trace", adversaries(3))
+
+    with compared(one, three) as found:
+        factors = {
+            (moment.numbers, match.relation.factor)
+            for moment in found.moments
+            for match in moment.matches
+            if match.pair.name_a.startswith("generator.")
+        }
+        # Steps 2, 4, 6 beside 4, 8, 12; the critic's lr is 0, so how often it steps is no matter.
+        assert factors == {((2, 4), 1), ((4, 8), 1), ((6, 12), 1)}

@@ -70,7 +70,9 @@ def test_rounding_of_float32_is_no_difference_and_more_than_that_is_near() -> No
         (torch.zeros(3), torch.zeros(3), "zero"),
         (torch.zeros(3), torch.ones(3), "only-b"),
         (torch.ones(3), torch.zeros(3), "only-a"),
-        (torch.ones(3), torch.tensor([1.0, math.nan, 1.0]), "nonfinite"),
+        (torch.ones(3), torch.tensor([1.0, math.nan, 1.0]), "nonfinite-b"),
+        (torch.full((3,), math.inf), torch.ones(3), "nonfinite-a"),
+        (torch.full((3,), math.inf), torch.tensor([1.0, math.nan, 1.0]), "nonfinite"),
         (torch.ones(3), torch.ones(4), "unknown"),
     ],
 )

@@ -38,7 +38,7 @@ NOT_COMPARED = {
     "zero": "zero in both",
     "rounding": "nothing but rounding in both (their sums cancel)",
     "absent": "without a gradient in both",
-    "nonfinite": "not finite",
+    "nonfinite": "not finite in both",
     "unknown": "not measured",
 }
 
@@ -134,6 +134,10 @@ def _of_one_factor(found: Difference, shown: Comparison) -> str:
 def _of_directions(found: Difference, when: str) -> str:
     """Why no factor makes one of the other, as far as the facts say."""
     kinds = {origin.kind for origin in found.origins}
+    shown = found.shown
+    if shown is not None and shown.of_kind("nonfinite-a", "nonfinite-b"):
+        which = "A" if shown.of_kind("nonfinite-a") else "B"
+        return f"Gradients of {which} are not finite from {when} on."
     if "graph" in kinds or found.partners.only_a or found.partners.only_b:
         return f"Different models: their gradients differ from {when} on."
     if "weights" in kinds:
@@ -201,6 +205,10 @@ def _relations(shown: Comparison, span: str) -> Iterator[str]:
         if zero:
             count = plural(len(zero), "parameter")
             yield f"zero in {other}, but not in {one}: {count} ({_names(zero)})"
+        infinite = shown.of_kind(f"nonfinite-{other.lower()}")
+        if infinite:
+            count = plural(len(infinite), "parameter")
+            yield f"not finite in {other}, but in {one}: {count} ({_names(infinite)})"
     for side, other in (("b", "A"), ("a", "B")):
         absent = shown.of_kind(f"absent-{side}")
         if absent:

@@ -15,7 +15,7 @@ from tracer.analysis.diff.timeline import Comparison, Match, timeline
 from tracer.analysis.diff.updates import Update, updates_of
 from tracer.analysis.exact import is_same
 from tracer.analysis.verdicts import Verdict
-from tracer.errors import UnknownName
+from tracer.errors import NothingRecorded, UnknownName
 from tracer.graph.names import matching
 
 __all__ = ["Difference", "Exhibit", "compare"]
@@ -78,10 +78,18 @@ def compare(a: Side, b: Side, parameter: str | None = None) -> Difference:
 
     Raises:
         UnknownName: no such parameter, or the runs share none.
+        NothingRecorded: one of them has no parameter at all.
     """
     found = partners(a.parameters, b.parameters)
     if parameter is not None:
         found = _only(found, parameter)
+    for side in (a, b):
+        if not side.parameters:
+            raise NothingRecorded(
+                "nothing-recorded",
+                f"{side.label} has nothing to compare: no backward call of it wrote .grad, and no "
+                "optimizer was there (autograd.grad hands gradients back and keeps none)",
+            )
     if not found.pairs:
         raise UnknownName(
             "unknown-parameter",
@@ -128,7 +136,7 @@ def _chosen(moments: Sequence[Comparison], steps: Sequence[Sequence[Update]]) ->
 def _exhibits(a: Side, b: Side, shown: Comparison) -> list[Exhibit]:
     """One for each group of parameters that share a factor, and one for those that share none."""
     groups = [[shown.matches[n] for n in cluster.members] for cluster in shown.clusters]
-    others = shown.of_kind("different", "near", "only-a", "only-b")
+    others = shown.of_kind("different", "near", "only-a", "only-b", "nonfinite-a", "nonfinite-b")
     if others:
         groups.insert(0, others)
     absent = shown.of_kind("absent-a", "absent-b")

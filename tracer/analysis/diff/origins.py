@@ -56,7 +56,7 @@ def origins_of(
 ) -> list[Origin]:
     """What is known of where the gradients of one moment part."""
     found = list(_weights(a, b, pairs))
-    differing = comparison.of_kind("multiple", "near", "different", "only-a", "only-b")
+    differing = comparison.compared
     if not differing or (comparison.is_proportional_where_both and not found):
         return []
     match = differing[0]

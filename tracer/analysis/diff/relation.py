@@ -20,7 +20,15 @@ from tracer.analysis.exact import SINGLE, is_zero, terms, tidy
 from tracer.events import Measurement
 from tracer.semantics.effects import Exact
 
-__all__ = ["Cluster", "Cosine", "Relation", "clusters_of", "joint_cosine", "related"]
+__all__ = [
+    "INCOMPARABLE",
+    "Cluster",
+    "Cosine",
+    "Relation",
+    "clusters_of",
+    "joint_cosine",
+    "related",
+]
 
 NEAR = 1e-2
 """Apart by less than this part of the norm: rounding that a few layers have amplified, perhaps."""
@@ -29,6 +37,9 @@ HOPELESS = 0.3
 """A gradient whose own rounding is this part of its norm cannot be compared."""
 
 SEARCH = 60
+
+INCOMPARABLE = ("zero", "rounding", "absent", "nonfinite", "unknown")
+"""Kinds of relation that are the same on both sides and have no factor."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,8 @@ class Relation:
     - "zero": both are zero; "only-a", "only-b": the other one is zero
     - "rounding": both are nothing but rounding errors around zero
     - "absent": neither has a gradient; "absent-a", "absent-b": that one has none
-    - "nonfinite", "unknown": NaN or infinite; not measured
+    - "nonfinite": NaN or infinite in both; "nonfinite-a", "nonfinite-b": in that one only
+    - "unknown": not measured, or not of the same size
 
     `off` is |B - factor A| / |B|, estimated, `tolerance` what rounding may make of it. `norms` are
     those of A and B.
@@ -67,7 +79,7 @@ class Relation:
 
     @property
     def is_proportional(self) -> bool:
-        return self.kind in ("multiple", "zero", "rounding", "absent")
+        return self.kind == "multiple" or self.kind in INCOMPARABLE
 
 
 def related(
@@ -83,11 +95,11 @@ def related(
     """
     if a is None or b is None or a.elements != b.elements:
         return Relation("unknown")
-    if a.nonfinite or b.nonfinite:
-        return Relation("nonfinite")
     norms = (a.norm, b.norm)
-    if not all(map(math.isfinite, norms)):
-        return Relation("nonfinite", norms=norms)
+    finite = [math.isfinite(m.norm) and not m.nonfinite for m in (a, b)]
+    if not all(finite):
+        kind = "nonfinite" if not any(finite) else f"nonfinite-{'b' if finite[0] else 'a'}"
+        return Relation(kind, norms=norms)
     if is_zero(a) or is_zero(b):
         zeros = (is_zero(a), is_zero(b))
         kind = {(True, True): "zero", (True, False): "only-b", (False, True): "only-a"}[zeros]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from tracer.analysis.diff.partners import Partnership
 from tracer.analysis.diff.relation import (
+    INCOMPARABLE,
     Cluster,
     Cosine,
     Relation,
@@ -52,8 +53,8 @@ class Comparison:
 
     @property
     def compared(self) -> list[Match]:
-        """Those that have something to compare: not both zero, absent, or mere rounding."""
-        return [m for m in self.matches if m.relation.kind not in ("zero", "absent", "rounding")]
+        """Those that have something to compare."""
+        return [m for m in self.matches if m.relation.kind not in INCOMPARABLE]
 
     @property
     def is_proportional(self) -> bool:
@@ -68,7 +69,13 @@ class Comparison:
 
     @property
     def is_same(self) -> bool:
-        return self.is_proportional and all(cluster.is_same for cluster in self.clusters)
+        """Of what was measured; where nothing was, nothing is known to be the same."""
+        is_measured = bool(self.compared) or not self.of_kind("unknown")
+        return (
+            is_measured
+            and self.is_proportional
+            and all(cluster.is_same for cluster in self.clusters)
+        )
 
     @property
     def cosine(self) -> Cosine | None:

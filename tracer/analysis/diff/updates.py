@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tracer.analysis.diff.relation import INCOMPARABLE
 from tracer.analysis.diff.sides import Side
 from tracer.analysis.diff.timeline import Comparison, Match
 from tracer.analysis.exact import DOUBLE, is_same, tidy
@@ -41,7 +42,8 @@ class Updates:
     @property
     def is_same(self) -> bool:
         """Whether both take the same step, as far as it can be told."""
-        if self.kind == "none":
+        is_one_optimizer = self.kinds[0] == self.kinds[1] and not self.options
+        if self.kind == "none" or (is_one_optimizer and self.gradient == 1):
             return True
         same = is_same(self.ratio, tidy(1.0)) and is_near(*self.decay) and is_near(*self.momentum)
         left = {name for name, _, _ in self.options} - {
@@ -76,7 +78,10 @@ def updates_of(a: Side, b: Side, comparison: Comparison) -> list[Update]:
     for place, match in enumerate(comparison.matches):
         if match.relation.kind in ("absent", "absent-a", "absent-b"):
             continue
-        groups.setdefault(_updates(a, b, match, factors.get(place)), []).append(match)
+        factor = factors.get(place)
+        if match.relation.kind in INCOMPARABLE and comparison.clusters:
+            factor = comparison.clusters[0].factor  # it says nothing against that of the others
+        groups.setdefault(_updates(a, b, match, factor), []).append(match)
     found = [Update(updates, tuple(members)) for updates, members in groups.items()]
     return sorted(found, key=lambda one: -len(one.members))
 
