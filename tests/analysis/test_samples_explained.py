@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 PARAMETER = "backbone.0.conv.weight"
 
 
-def record(folder: Path, sample: str, *words: str) -> Path:
-    path = folder / f"{'-'.join((sample, *words))}.trace"
+def record(folder: Path, sample: str, *words: str, gpus: int | None = None) -> Path:
+    path = folder / f"{'-'.join((sample, *words, *([str(gpus)] if gpus else [])))}.trace"
     command = [sys.executable, ROOT / "cli.py", "trace", "--no-svg", "-o", path]
+    command += [] if gpus is None else ["--gpus", str(gpus)]
     subprocess.run(
         [*command, ROOT / "samples" / f"{sample}.py", *words], check=True, capture_output=True
     )
@@ -103,6 +104,30 @@ def test_ultralytics_weighs_a_box_by_how_many_there_are(yolo: dict[str, Explanat
 
     assert kinds == {"sum", "unequal"}
     assert objectness.words == "the sum over all 8 samples, each the mean of its 540 elements"
+    assert objectness.unit_weight == 1
+
+
+def totals(found: Explanation) -> list[float]:
+    """The weights of all items of each loss together."""
+    return sorted(float(term.total) for term in found.verdict.terms if term.total is not None)
+
+
+def test_ultralytics_steps_further_with_the_batch_and_not_with_the_devices(
+    folder: Path, yolo: dict[str, Explanation]
+) -> None:
+    words = ("yolo_toy", "--convention", "ultralytics", "--steps", "1")
+    found = {}
+    for name, path in (
+        ("one device", record(folder, *words, gpus=1)),
+        ("half the batch", record(folder, *words, "--batch", "4")),
+    ):
+        with tracer.load(path) as trace:
+            (found[name],) = Explainer(trace).parameter(PARAMETER)
+
+    whole = totals(yolo["ultralytics"])
+    assert totals(found["one device"]) == pytest.approx(whole, rel=1e-9)
+    assert totals(found["half the batch"]) == pytest.approx([t / 2 for t in whole], rel=1e-9)
+    objectness = next(t for t in found["half the batch"].verdict.terms if t.kind == "sum")
     assert objectness.unit_weight == 1
 
 

@@ -188,3 +188,22 @@ def test_of_several_calls_terms_share_what_the_call_has(tmp_path: Path) -> None:
 
     assert len(found.terms.terms) == 2
     assert sum(term.share.value for term in found.terms.terms) == pytest.approx(1, abs=1e-5)
+
+
+def test_branches_that_meet_in_a_node_have_shares(tmp_path: Path) -> None:
+    kept: list[Tensor] = []
+
+    def script() -> None:
+        w = nn.Parameter(torch.randn(LARGE))
+        x = torch.randn(8, 40)
+        first, second = (x @ w).square().mean(), (x.flip(1) @ w).abs().sum()
+        kept[:] = [torch.autograd.grad(one, w, retain_graph=True)[0] for one in (first, second)]
+        (first + second).backward()
+
+    found = explained(record(script, tmp_path))
+    link = found.chain[-1]
+
+    assert link.fan_in == 2
+    told = sorted(share.value for share in link.shares)
+    assert told == pytest.approx(sorted(projections(kept)), abs=1e-5)
+    assert all(share.is_exact for share in link.shares)

@@ -120,3 +120,10 @@ def test_names_are_those_of_the_public_functions():
 
     assert sorted(semantics.__all__) == semantics.__all__
     assert all(hasattr(semantics, name) for name in semantics.__all__)
+
+
+def test_an_operator_of_the_users_library_is_opaque_with_a_reason():
+    home = "torch._library.autograd.GeneratedBackwardFor_mine"
+    node = NodeFacts("GeneratedBackwardFor_mine", ((2,),), ((2,),), custom=home)
+
+    assert "torch.library" in effect_of(node).reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracer.analysis.callfacts import CallFacts, Sent
+from tracer.analysis.shares import Share, shares_of_parts
 from tracer.semantics.effects import Exact, Nothing
 
 __all__ = ["Link", "chain_of", "dominators"]
@@ -18,6 +19,7 @@ class Link:
 
     `norm` is that of what it received. `effect` says what it did on the way to the next link, where
     one edge leads there, `factor` by how much; `branches` is how many edges left it for the buffer.
+    `shares` are those of the contributions that met at its input.
     """
 
     node: int
@@ -32,6 +34,7 @@ class Link:
     fan_in: int = 1
     branches: int = 1
     hooks: int = 0
+    shares: tuple[Share, ...] = ()
 
 
 def dominators(facts: CallFacts) -> dict[int, int]:
@@ -98,8 +101,19 @@ def _link(facts: CallFacts, index: int, above: set[int]) -> Link:
         index, node.name, node.called or node.custom.rpartition(".")[2], node.source, node.module,
         _norm(facts, index), effect.words if effect else "", effect.kind if effect else "",
         effect.factor if effect else None, arriving, len(leaving),
-        sum(facts.state(index).hooks),
+        sum(facts.state(index).hooks), tuple(_shares(facts, index)) if arriving > 1 else (),
     )  # fmt: skip
+
+
+def _shares(facts: CallFacts, index: int) -> list[Share]:
+    """Of the contributions to the one input that received any, if nothing changed their sum."""
+    received = facts.received.get(index, {})
+    if len(received) != 1:
+        return []
+    ((place, whole),) = received.items()
+    if facts.changed(index, place) != 1:
+        return []
+    return shares_of_parts([part.measured for part in facts.arrivals(index, place)], whole.measured)
 
 
 def _alike(facts: CallFacts, leaving: list[Sent]) -> bool:

@@ -17,7 +17,7 @@ from tracer.analysis.history import Entry, History
 from tracer.analysis.ledger import Books, Ledger, Term
 from tracer.events import Call, Edit, Measurement
 
-__all__ = ["Share", "TermShare", "TermShares", "shares_of", "terms_of"]
+__all__ = ["Share", "TermShare", "TermShares", "shares_of", "shares_of_parts", "terms_of"]
 
 ROUNDING = 3e-7
 """How far the square of a norm may be off, which was measured in float32."""
@@ -68,14 +68,29 @@ def shares_of(history: History) -> list[Share | None]:
     """
     entries, content = history.entries, history.content
     whole = None if content is None else content.measured
-    parts = [_Part.of(entry) for entry in entries]
+    parts = [_part_of(entry) for entry in entries]
     if whole is None or whole.nonfinite or whole.norm == 0:
         return [None] * len(entries)
     is_plain = not any(entry.is_rest or entry.copies > 1 for entry in entries)
     if len(entries) == 1 and is_plain:
         return [Share(1.0) if parts[0] is not None else None]
+    return _of_parts(parts, whole, is_plain)
+
+
+def shares_of_parts(parts: Sequence[Measurement | None], whole: Measurement | None) -> list[Share]:
+    """How much of a sum each of its parts is; [] where that is not known."""
+    known = [_Part(part, 1.0) for part in parts if part is not None and not part.nonfinite]
+    if whole is None or whole.nonfinite or whole.norm == 0 or len(known) < len(parts):
+        return []
+    found = [share for share in _of_parts(known, whole, True) if share is not None]
+    return found if len(found) == len(parts) else []
+
+
+def _of_parts(
+    parts: Sequence[_Part | None], whole: Measurement, are_sum: bool
+) -> list[Share | None]:
     known = [part for part in parts if part is not None]
-    if len(parts) == len(known) == 2 and is_plain and not whole.values:
+    if len(parts) == len(known) == 2 and are_sum and not whole.values:
         return list(_of_two(known[0], known[1], whole))
     return [None if part is None else _projected(part, whole) for part in parts]
 
@@ -91,13 +106,13 @@ class _Part:
     def norm(self) -> float:
         return abs(self.factor) * self.measured.norm
 
-    @staticmethod
-    def of(entry: Entry) -> _Part | None:
-        factor = product(change.factor for change in entry.changes)
-        measured = entry.tensor.measured if entry.tensor is not None else None
-        if factor is None or measured is None or measured.nonfinite:
-            return None
-        return _Part(measured, float(factor))
+
+def _part_of(entry: Entry) -> _Part | None:
+    factor = product(change.factor for change in entry.changes)
+    measured = entry.tensor.measured if entry.tensor is not None else None
+    if factor is None or measured is None or measured.nonfinite:
+        return None
+    return _Part(measured, float(factor))
 
 
 def _of_two(a: _Part, b: _Part, whole: Measurement) -> tuple[Share, Share]:

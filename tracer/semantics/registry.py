@@ -109,6 +109,8 @@ def _consult(node: NodeFacts) -> Effect | tuple[Effect, ...]:
         return _CUSTOM[node.custom](node)
     if node.custom and not node.custom.startswith("torch."):
         return Opaque(f"no rule for the autograd.Function {node.custom}")
+    if node.custom.startswith("torch._library."):
+        return Opaque("an operator of torch.library, which brings a backward of its own")
     name = plain(node.name)
     if name in _RULES:
         return _RULES[name](node)

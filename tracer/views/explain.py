@@ -9,6 +9,7 @@ from itertools import compress
 
 from tracer.analysis.axis import Axis
 from tracer.analysis.balance import Imbalance
+from tracer.analysis.chain import Link
 from tracer.analysis.exact import said
 from tracer.analysis.explain import Explanation, Group, Overview
 from tracer.analysis.history import Entry
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 MOST_LINKS = 24
+MOST_PARTS = 4
 MOST_ROWS = 16
 MOST_ENTRIES = 16
 MOST_PARAMETERS = 40
@@ -371,7 +373,7 @@ def _chain_table(one: Explanation, lines: Lines) -> list[str]:
         if link.branches > 1:
             effect = f"{effect + ', ' if effect else ''}parts in {link.branches} branches"
         if link.fan_in > 1:
-            effect = f"{link.fan_in} meet{'; ' if effect else ''}{effect}"
+            effect = f"{link.fan_in} meet{_parts(link)}{'; ' if effect else ''}{effect}"
         name = operator(link.name)
         rows.append((name, effect, f"|grad| {number(link.norm)}", lines.text(link.source, 44),
                      lines.place(link.source)))  # fmt: skip
@@ -380,6 +382,14 @@ def _chain_table(one: Explanation, lines: Lines) -> list[str]:
         rows = [*rows[: MOST_LINKS // 2], ("...", f"{left} more", "", "", ""),
                 *rows[-MOST_LINKS // 2 :]]  # fmt: skip
     return _columns(rows)
+
+
+def _parts(link: Link) -> str:
+    """(62 % + 38 %), of few contributions."""
+    if not 1 < len(link.shares) <= MOST_PARTS:
+        return ""
+    about = "" if all(share.is_exact for share in link.shares) else "about "
+    return f" ({about}{' + '.join(f'{100 * share.value:.0f} %' for share in link.shares)})"
 
 
 def _balance(one: Explanation) -> list[str]:

@@ -223,5 +223,7 @@ def _link(link: Link, trace: Trace) -> Document:
     return {
         "node": link.name, "called": link.called, "effect": link.effect,
         "factor": _exact(link.factor), "norm": _real(link.norm), "fan_in": link.fan_in,
-        "branches": link.branches, **_place(link.source, trace),
+        "branches": link.branches,
+        "shares": [{"share": _real(s.value), "share_error": _real(s.error)} for s in link.shares],
+        **_place(link.source, trace),
     }  # fmt: skip
