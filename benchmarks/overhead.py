@@ -39,7 +39,7 @@ REPOSITORY = Path(__file__).parents[1]
 Results = dict[str, Any]
 Around = Callable[[], AbstractContextManager[Any]]
 
-LEVELS = ("edges", "unrecorded")
+LEVELS = ("edges", "buffers", "structure", "unrecorded")
 STEADY = ("mlp", "lstm", "yolo", "minigpt")
 """Quick enough for many steps."""
 
@@ -47,7 +47,7 @@ STEADY = ("mlp", "lstm", "yolo", "minigpt")
 def recording(level: str, path: Path) -> tracer.Recorder:
     if level == "unrecorded":
         return tracer.Recorder(path, steps=(10**9, None))
-    return tracer.Recorder(path)
+    return tracer.Recorder(path, detail=level)
 
 
 def timed(step: Callable[[], None], block: int, around: Around) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 __all__ = [
+    "DETAILS",
     "FINGERPRINT_LENGTH",
     "ROW_WIDTH",
     "SMALL",
@@ -56,6 +57,9 @@ FINGERPRINT_LENGTH = 8
 
 ROW_WIDTH = 5 + FINGERPRINT_LENGTH
 """Numbers of one measured tensor: sum (real, imaginary), norm, largest, non-finite, fingerprint."""
+
+DETAILS = ("edges", "buffers", "structure")
+"""What is measured of a run: all gradients; those in buffers, at roots and between ranks; none."""
 
 SMALL = 16
 """Tensors of at most this many elements are kept whole, beside their measurements."""

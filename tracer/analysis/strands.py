@@ -84,6 +84,8 @@ class _Walk:
         tensor = self._facts.tensor(root.form, root.gradient)
         value = _uniform(tensor.measured)
         unknown = "" if value is not None else "the gradient at the root differs between items"
+        if tensor.measured is None:
+            unknown = "the gradient at the root was not measured"
         strand = Strand(value, value, tensor.elements, unknown=unknown)
         if value is not None and value != 1:
             words = "backward was given this gradient"

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from tracer.analysis.checks.case import Case
 from tracer.analysis.checks.catalogue import chosen
 from tracer.analysis.checks.run import Report, examine
-from tracer.commands.console import progress, wants_colour, write
+from tracer.commands.console import progress, say_detail, wants_colour, write
 from tracer.tracefile import Trace, load
 from tracer.version import __version__
 from tracer.views.findings import document, findings_text
@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = chosen(options.select, options.ignore)
     with ExitStack() as stack:
         traces: list[Trace] = [stack.enter_context(load(name)) for name in options.traces]
+        for trace in traces:
+            say_detail(trace)
         with progress("checking"):
             report = examine([Case(trace) for trace in traces], options.select, options.ignore)
         folder = traces[0].info.cwd

@@ -8,12 +8,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-__all__ = ["progress", "say", "tell", "wants_colour", "write"]
+from tracer.tracefile import Trace
+
+__all__ = ["progress", "say", "say_detail", "tell", "wants_colour", "write"]
 
 
 def say(line: str) -> None:
     """One line that tells a user something, on standard error."""
     tell(f"gradtrace: {line}\n")
+
+
+def say_detail(trace: Trace) -> None:
+    """Tell of a trace what was left out when it was recorded."""
+    detail = trace.info.options.get("detail")
+    if detail == "buffers":
+        say(f"{trace.path.name}: --detail buffers measured only what is in .grad, and at the roots")
+    elif detail == "structure":
+        say(f"{trace.path.name}: --detail structure measured no gradient, only its shape is known")
 
 
 def tell(text: str) -> None:

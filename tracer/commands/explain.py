@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tracer.analysis.explain import Explainer, Explanation, explainer_of
-from tracer.analysis.job import Job, job_of
-from tracer.commands.console import progress, wants_colour, write
+from tracer.analysis.job import Job, job_of, seen_from
+from tracer.commands.console import progress, say_detail, wants_colour, write
 from tracer.commands.graph import Wish, save
 from tracer.commands.values import option, parse_count
 from tracer.errors import WrongUse
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output and not options.svg:
         raise WrongUse("wrong-use", f"-o {options.output}: only --svg writes a file")
     with load_run(options.trace) as traces:
+        say_detail(seen_from(traces, options.trace))
         explainer, job = explainer_of(traces, options.trace), job_of(traces)
         if options.parameter is None:
             text = _of_run(explainer, job, options)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import networkx as nx
 
-from tracer.commands.console import progress, write
+from tracer.commands.console import progress, say_detail, write
 from tracer.commands.values import option, parse_count, parse_whole
 from tracer.errors import WrongUse
 from tracer.graph import export
@@ -105,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
     """Write one file and say which."""
     wish = Wish(options.depth, options.parameter, options.backward, options.step)
     with load(options.trace) as trace:
+        say_detail(trace)
         output = Path(options.output or f"{trace.path.stem}{wish.suffix}.svg")
         if output.suffix not in FORMATS:
             known = ", ".join(FORMATS)

@@ -19,6 +19,7 @@ from tracer.commands.values import (
     Steps,
     option,
     parse_count,
+    parse_detail,
     parse_output,
     parse_steps,
     parse_switch,
@@ -41,6 +42,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "output": parse_output,
     "steps": parse_steps,
     "every": parse_count,
+    "detail": parse_detail,
     "depth": parse_whole,
     "svg": parse_switch,
     "check": parse_switch,
@@ -58,6 +60,7 @@ class Plan:
     output: Path
     steps: Steps | None = None
     every: int = 1
+    detail: str = "edges"
     svg: bool = True
     check: bool = False
     depth: int | None = None
@@ -104,6 +107,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every", type=option(parse_count), metavar="N", help="record every Nth optimizer step"
     )
+    parser.add_argument(
+        "--detail", type=option(parse_detail), metavar="LEVEL",
+        help="what to measure: edges (every gradient, the default), buffers (what is in .grad, "
+        "at roots and between ranks), structure (nothing)",
+    )  # fmt: skip
     parser.add_argument(
         "--depth", type=option(parse_whole), metavar="N",
         help="unfold the picture to N levels of modules",
@@ -267,6 +275,7 @@ class Session:
                 self.plan.output,
                 steps=self.plan.steps,
                 every=self.plan.every,
+                detail=self.plan.detail,
                 terms=self.plan.terms,
                 command=info.command,
                 script=info.script,

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from tracer.events import DETAILS
+
 __all__ = [
     "Steps",
     "option",
     "parse_count",
+    "parse_detail",
     "parse_output",
     "parse_steps",
     "parse_switch",
@@ -53,6 +56,13 @@ def parse_count(text: object) -> int:
     if not number:
         raise ValueError(f"found {str(text)!r}, expected a whole number from 1 on")
     return number
+
+
+def parse_detail(text: object) -> str:
+    """One of the levels of detail."""
+    if text not in DETAILS:
+        raise ValueError(f"found {text!r}, expected one of {', '.join(DETAILS)}")
+    return str(text)
 
 
 def parse_whole(text: object) -> int:

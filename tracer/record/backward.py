@@ -21,7 +21,7 @@ from tracer.record.hooks import Graph, Watch
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
 from tracer.record.layouts import describe_call, structure_of
-from tracer.record.measure import Shelf, quietly
+from tracer.record.measure import Shelf, quietly, shelf_for
 from tracer.record.modules import Modules, variables
 from tracer.record.retained import Retained
 from tracer.record.sources import NodeWatch, Sources
@@ -156,7 +156,7 @@ class BackwardCalls(Instrument):
             self._modules.next_round()
         users = self._sources.lines(frame)
         places = [_place(output) for output in request.outputs]
-        graph, shelf = Graph(places), Shelf()
+        graph, shelf = Graph(places), shelf_for(self._journal.detail)
         guard(graph)
         leaves = {
             index: self._modules.buffer(graph.nodes[index].variable, users)

@@ -19,7 +19,7 @@ from tracer.events import Reading, Reset, Step
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Interned, Journal
 from tracer.record.layouts import describe_readings
-from tracer.record.measure import Shelf, quietly
+from tracer.record.measure import Shelf, quietly, shelf_for
 from tracer.record.modules import Modules
 from tracer.record.shards import place_held
 from tracer.record.sources import Sources
@@ -160,7 +160,7 @@ class Steps(Instrument):
     def _consume(self, optimizer: Optimizer, has_closure: bool) -> Step:
         frame = sys._getframe(2)
         users = self._sources.lines(frame)
-        shelf = Shelf()
+        shelf = shelf_for(self._journal.detail)
         groups, leaves = [], []
         for group in optimizer.param_groups:
             members = [(self._modules.buffer(leaf, users), leaf) for leaf in group["params"]]

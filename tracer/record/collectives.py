@@ -34,7 +34,7 @@ from tracer.record.fsdp import Asking, who_asks
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
 from tracer.record.layouts import describe_pieces
-from tracer.record.measure import Shelf
+from tracer.record.measure import Shelf, shelf_for
 from tracer.record.modules import Modules
 from tracer.record.operations import OPERATIONS, Asked, Operation, Slot, reduction_of
 from tracer.record.owners import Owned, Owners, address_of, pieces_without_owner
@@ -167,7 +167,7 @@ class Exchanges(Instrument):
         leaving, also, _ = self._owned(operation.left, asked, *stage)
         self._settle_before([*entering, *leaving])
         op = reduction_of(arguments)
-        shelf = Shelf()
+        shelf = shelf_for(self._journal.detail)
         root = arguments.get(operation.root)
         fact = Exchange(
             order=order,

@@ -18,7 +18,7 @@ from tracer.events import Edit
 from tracer.record.buffers import leaves_of_optimizer, read_buffers
 from tracer.record.instrument import Instrument
 from tracer.record.layouts import describe_readings
-from tracer.record.measure import Shelf, quietly
+from tracer.record.measure import Shelf, quietly, shelf_for
 
 __all__ = ["Edits"]
 
@@ -121,7 +121,7 @@ class Edits(Instrument):
             yield
             return
         frame = sys._getframe(2)
-        filled, shelf, readings = [], Shelf(), []
+        filled, shelf, readings = [], shelf_for(self._journal.detail), []
         try:
             with quietly():
                 users = self._sources.lines(frame)

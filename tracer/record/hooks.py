@@ -12,7 +12,7 @@ import torch
 
 from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
-from tracer.record.measure import ARENA_ELEMENTS, Shelf, identity
+from tracer.record.measure import ARENA_ELEMENTS, BlindShelf, Shelf, identity
 from tracer.record.nodes import NodeKind, Saved, hooks_before, kind_of, saved_of
 from tracer.record.sources import Origin, origin_of
 
@@ -173,7 +173,8 @@ class Watch:
     ) -> None:
         self.taken = Taken()
         self._graph = graph
-        self._shelf = shelf
+        self._shelf = shelf if journal.detail == "edges" else BlindShelf()
+        self._is_blind = journal.detail != "edges"
         self._form = journal.form
         self._user_hooks = hooks
         self._first: Callable[[], None] | None = on_first
@@ -223,6 +224,9 @@ class Watch:
         """The pre-hook of a leaf or a Python function."""
         try:
             self._start(number)
+            if self._is_blind:
+                self._note(number, (), received)
+                return
             rows = self._receive(number, received)
             if self._graph.kinds[number].accumulates:
                 self._arrived[number] = next(iter(rows.items()), ((), -1))
@@ -233,12 +237,29 @@ class Watch:
         """The post-hook of every other node, and of a Python function."""
         try:
             self._start(number)
+            if self._is_blind:
+                self._note(number, sent, received)
+                return
             rows: dict[Identity, int] = {}
             if not self._graph.kinds[number].custom:
                 rows = self._receive(number, received)
             self._send(number, sent, rows)
         except Exception as error:  # noqa: BLE001
             self._on_error(error)
+
+    def _note(self, number: int, sent: Gradients, received: Gradients) -> None:
+        """Only the shapes."""
+        graph, taken, form = self._graph, self.taken, self._form
+        if not (sent and graph.kinds[number].custom):
+            for place, gradient in enumerate(received):
+                if gradient is not None:
+                    taken.receipts.extend((number, place, form(gradient), -1))
+        start = graph.first[number]
+        for output, gradient in enumerate(sent):
+            if gradient is not None:
+                edge = graph.edge_of[start + output]
+                if edge >= 0:
+                    taken.contributions.extend((edge, form(gradient), -1))
 
     def _start(self, number: int) -> None:
         if self._first is not None:

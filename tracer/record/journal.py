@@ -64,8 +64,9 @@ class Journal:
     `step` is the number of the step in whose window we are, from 1; the recorder moves it on.
     """
 
-    def __init__(self, writer: TraceWriter) -> None:
+    def __init__(self, writer: TraceWriter, detail: str = "edges") -> None:
         self._writer = writer
+        self.detail = detail
         self._lock = threading.RLock()
         self._known: dict[type, dict[Hashable, int]] = {}
         self._orders = itertools.count(1)

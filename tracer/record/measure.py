@@ -21,7 +21,7 @@ import math
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,7 +30,16 @@ from tracer.record.quiet import is_transformed, plain, quietly
 from tracer.record.shards import Place, place_of
 from tracer.record.signs import COLUMNS, column_signs, project_at, project_ones, row_signs
 
-__all__ = ["Measured", "Shelf", "identity", "is_transformed", "plain", "quietly"]
+__all__ = [
+    "BlindShelf",
+    "Measured",
+    "Shelf",
+    "identity",
+    "is_transformed",
+    "plain",
+    "quietly",
+    "shelf_for",
+]
 
 ARENA_ROWS = 512
 """Rows of one arena; 2 MiB of float32, what a processor core has as its own cache."""
@@ -468,6 +477,21 @@ class Shelf:
             kept = self._small[number]
             parts.append(kept if isinstance(kept, bytes) else _bytes(kept.cpu()))
         return b"".join(parts)
+
+
+class BlindShelf(Shelf):
+    """Measures nothing: where only shapes are asked for."""
+
+    def add(self, tensor: torch.Tensor, same: tuple[object, ...] = (), **how: Any) -> None:
+        return None
+
+    def add_part(self, tensor: torch.Tensor, place: Place | None, **how: Any) -> None:
+        return None
+
+
+def shelf_for(detail: str) -> Shelf:
+    """A place for the measurements of one event, at a level of detail."""
+    return BlindShelf() if detail == "structure" else Shelf()
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from tracer.errors import WrongUse
-from tracer.events import RunInfo
+from tracer.events import DETAILS, RunInfo
 from tracer.record.backward import BackwardCalls
 from tracer.record.batches import Batches
 from tracer.record.buffers import Resets, Steps
@@ -62,6 +62,8 @@ class Recorder:
         output: the trace file; an older trace there is replaced.
         steps: the first and last optimizer step to record, from 1; None as the last means all.
         every: record one step in so many, from the first on.
+        detail: what to measure of the gradients. "edges": each of them; "buffers": those in
+            buffers, at the roots and between ranks; "structure": none, shapes are kept.
         terms: run each backward call once more for every term of its loss, to tell their shares.
         command, script, options: what to keep about the run.
 
@@ -69,8 +71,8 @@ class Recorder:
     and the script goes on.
 
     Raises:
-        WrongUse: another recorder is at work in this process, or `steps` or `every` is not
-            positive.
+        WrongUse: another recorder is at work in this process, or `steps`, `every` or `detail`
+            is not one of its values.
         TraceUnwritable: the trace cannot be written.
     """
 
@@ -80,6 +82,7 @@ class Recorder:
         *,
         steps: tuple[int, int | None] | None = None,
         every: int = 1,
+        detail: str = "edges",
         terms: bool = False,
         command: Sequence[str] = (),
         script: str = "",
@@ -92,8 +95,11 @@ class Recorder:
             )
         if every < 1:
             raise WrongUse("wrong-use", f"every {every}: expected 1 or more")
+        if detail not in DETAILS:
+            expected = ", ".join(DETAILS)
+            raise WrongUse("wrong-use", f"detail {detail!r}: expected one of {expected}")
         self.output = Path(output)
-        self._terms = terms
+        self._terms, self._detail = terms, detail
         self.failure = ""
         self._first, self._last, self._every = first, last, every
         self._info = RunInfo(
@@ -105,7 +111,7 @@ class Recorder:
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
             },
-            options=dict(options or {}),
+            options={**(options or {}), "detail": detail},
             pid=os.getpid(),
         )
         self._job = Job.here()
@@ -122,7 +128,7 @@ class Recorder:
         info = replace(self._info, started=time.time())
         self._info = self._job.describe(info, self.output)
         self._writer = TraceWriter(self.output, self._info)
-        self._journal = Journal(self._writer)
+        self._journal = Journal(self._writer, self._detail)
         modules = Modules(self._journal)
         saving = SavedTensorHooks()
         sources = Sources(self._journal, modules, saving)

@@ -109,6 +109,8 @@ def balance_text(report: BalanceReport, checked: int, calls: int) -> str:
             f"{len(report.imbalances):,} of {accounts} do NOT add up, first {first.what} in "
             f"backward call {first.call}{factor}"
         )
+    elif 0 < report.unchecked == report.fan_ins + report.buffers + report.captures:
+        return f"not checked, as gradients were not measured: {accounts}"
     else:
         how = f"to {report.worst:.0e}" if report.worst else "exactly"
         text = f"every sum adds up, {how}: {accounts}"
