@@ -122,7 +122,7 @@ class Module:
     `path` is its attribute path inside the root, "" for the root itself; `root` is the id of the
     outermost module around it, itself if it is one. `variable` is what the script calls a root, or
     of a replica the original. `replica` is the device index of a copy inside DataParallel, None
-    outside.
+    outside. `devices` is over how many a DataParallel spreads its batches.
     """
 
     id: int
@@ -131,6 +131,7 @@ class Module:
     kind: str
     variable: str = ""
     replica: int | None = None
+    devices: int | None = None
 
 
 @dataclass(frozen=True)

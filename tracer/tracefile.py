@@ -74,7 +74,8 @@ CREATE TABLE sources (id INTEGER PRIMARY KEY, file TEXT NOT NULL, line INTEGER N
 
 -- Modules that were called, by their path inside the outermost module around them.
 CREATE TABLE modules (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, path TEXT NOT NULL,
-                      kind TEXT NOT NULL, variable TEXT NOT NULL, replica INTEGER);
+                      kind TEXT NOT NULL, variable TEXT NOT NULL, replica INTEGER,
+                      devices INTEGER);
 
 -- Leaf tensors whose .grad is written. shape, parts (what a rank holds of sharded parameters) and
 -- placements (of a DTensor) are JSON.
@@ -298,9 +299,8 @@ def _write_source(db: sqlite3.Connection, fact: Source) -> None:
 
 def _write_module(db: sqlite3.Connection, fact: Module) -> None:
     texts = (_text(fact.path), _text(fact.kind), _text(fact.variable))
-    db.execute(
-        "INSERT INTO modules VALUES (?,?,?,?,?,?)", (fact.id, fact.root, *texts, fact.replica)
-    )
+    row = (fact.id, fact.root, *texts, fact.replica, fact.devices)
+    db.execute("INSERT INTO modules VALUES (?,?,?,?,?,?,?)", row)
 
 
 def _write_buffer(db: sqlite3.Connection, fact: Buffer) -> None:
@@ -605,7 +605,7 @@ class Trace:
 
     @cached_property
     def modules(self) -> dict[int, Module]:
-        rows = self._rows("SELECT id, root, path, kind, variable, replica FROM modules")
+        rows = self._rows("SELECT id, root, path, kind, variable, replica, devices FROM modules")
         return {row[0]: Module(*row) for row in rows}
 
     @cached_property

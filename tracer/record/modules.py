@@ -167,11 +167,14 @@ class Modules:
         variable: str,
         replica: int | None,
     ) -> int:
-        seat = self._seats.take(("module", root, path, kind, variable, replica), module)
+        devices = len(module.device_ids) if isinstance(module, nn.DataParallel) else None
+        seat = self._seats.take(("module", root, path, kind, variable, replica, devices), module)
         return self._journal.intern(
             Module,
             seat,
-            lambda id: Module(id, id if root is None else root, path, kind, variable, replica),
+            lambda id: Module(
+                id, id if root is None else root, path, kind, variable, replica, devices
+            ),
         )
 
     def _name_parameters(self, root: nn.Module, root_id: int) -> None:

@@ -22,11 +22,6 @@ SECTION = "Precision, clipping, hooks, optimizer"
 ONE = Fraction(1)
 
 
-def _looked(case: Case, account: Account) -> int:
-    step = account.ledger.step
-    return 0 if step is None else case.windows_looked_at(step.optimizer)
-
-
 # Loss scales.
 
 
@@ -81,7 +76,7 @@ def _clipped_scaled(
             Proof("unscaled afterwards", unscale.source, unscale.factor),
         ],
         account.steps,
-        _looked(case, account),
+        case.looked_at(account),
     )
 
 
@@ -151,7 +146,7 @@ def _mixture(
             Proof("the other scale", entry.source),
         ],
         account.steps,
-        _looked(case, account),
+        case.looked_at(account),
     )
 
 
@@ -186,7 +181,7 @@ def hook_scales(case: Case) -> Iterator[Claim]:
                 factor.value,
                 [Proof(factor.words, factor.source, factor.value)],
                 account.steps,
-                _looked(case, account),
+                case.looked_at(account),
             )
 
 
@@ -297,7 +292,7 @@ def grad_edited(case: Case) -> Iterator[Claim]:
                     Proof(f"found changed, {by}", noticed, change.factor),
                 ],
                 account.steps,
-                _looked(case, account),
+                case.looked_at(account),
             )
 
 

@@ -48,6 +48,11 @@ class Account:
         return self.kind.steps if self.kind is not None else []
 
     @property
+    def owner(self) -> int:
+        """The number of the optimizer, -1 without one."""
+        return self.kind.first.step.optimizer if self.kind is not None else -1
+
+    @property
     def entries(self) -> tuple[Entry, ...]:
         return self.ledger.history.entries
 
@@ -114,9 +119,9 @@ class Case:
         found = [account for kind in self.looked for account in self._accounts(kind)]
         return found if self.windows else list(self._fills())
 
-    def windows_looked_at(self, optimizer: int) -> int:
-        """How many windows of an optimizer the accounts stand for."""
-        return self._looked_at[optimizer]
+    def looked_at(self, account: Account) -> int:
+        """How many windows of its optimizer the accounts stand for."""
+        return self._looked_at[account.owner]
 
     @cached_property
     def _looked_at(self) -> Counter[int]:

@@ -15,6 +15,7 @@ from tracer.analysis.exact import is_same, said, total
 from tracer.analysis.ledger import Row
 from tracer.analysis.strand import Ended, Factor
 from tracer.events import Call, Shape
+from tracer.semantics.effects import Moves
 
 SECTION = "Reduction of the loss"
 
@@ -68,7 +69,7 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
                 Fraction(items),
                 [Proof(f.words, f.source, f.value) for f in (*first.loss, *first.after)],
                 account.steps,
-                case.windows_looked_at(_optimizer_of(account)),
+                case.looked_at(account),
             )
 
 
@@ -91,10 +92,6 @@ def _digits(value: float) -> int:
     """How many digits a number needs, written in decimal."""
     text = f"{value:.9e}".partition("e")[0].replace(".", "").rstrip("0")
     return len(text)
-
-
-def _optimizer_of(account: Account) -> int:
-    return account.kind.first.step.optimizer if account.kind is not None else -1
 
 
 def _g(value: float) -> str:
@@ -190,7 +187,7 @@ def _is_accident(case: Case, facts: CallFacts, node: int, size: int) -> bool:
         return called in FUSED and any(
             facts.saved(n).get("target_spread") or _is_grid(facts, n) for n in above
         )
-    if EXPLICIT.search(case.text(facts.node(node).source)):
+    if EXPLICIT.search(case.text(facts.node(node).source)) or _are_one(facts, node):
         return False
     if name.startswith(ADDITIONS):
         if len(sent) == 2:
@@ -201,6 +198,21 @@ def _is_accident(case: Case, facts: CallFacts, node: int, size: int) -> bool:
         shapes = {*sent, *(tuple(saved[k]) for k in ("self_sizes", "other_sizes") if k in saved)}
         return shapes == {(size, 1), (size,)}
     return False
+
+
+def _are_one(facts: CallFacts, node: int) -> bool:
+    """Whether both operands are views of one tensor: its elements meet one another on purpose."""
+    ends: list[set[int]] = []
+    for sent in facts.leaving.get(node, ()):
+        end = sent.edge.receiver
+        seen = {end}
+        while len(onward := facts.leaving.get(end, [])) == 1:
+            if not isinstance(facts.effect(onward[0]), Moves):
+                break
+            end = onward[0].edge.receiver
+            seen.add(end)
+        ends.append(seen)
+    return len(ends) == 2 and not ends[0].isdisjoint(ends[1])
 
 
 def _is_grid(facts: CallFacts, node: int) -> bool:
@@ -356,7 +368,7 @@ def weighted_mean(case: Case) -> Iterator[Claim]:
             [Proof(f"call {r.number}: {r.items} items over {said(r.reductions[-1].denominator)}",
                    r.reductions[-1].source) for _, r in found],
             sorted({step for a, _ in found for step in a.steps}),
-            case.windows_looked_at(_optimizer_of(account)),
+            case.looked_at(account),
         )  # fmt: skip
 
 
@@ -425,5 +437,5 @@ def _divided_twice(
         Fraction(1, count),
         [Proof(factor.words, factor.source, factor.value) for factor in twice],
         account.steps,
-        case.windows_looked_at(_optimizer_of(account)),
+        case.looked_at(account),
     )

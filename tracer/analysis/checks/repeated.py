@@ -21,14 +21,6 @@ SECTION = "Repeated backward calls"
 ONE = Fraction(1)
 
 
-def _looked(case: Case, account: Account) -> int:
-    return case.windows_looked_at(_optimizer(account))
-
-
-def _optimizer(account: Account) -> int:
-    return account.kind.first.step.optimizer if account.kind is not None else -1
-
-
 # Sums and means of calls.
 
 
@@ -105,7 +97,7 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
                 Proof("the step", account.ledger.step.source if account.ledger.step else None),
             ],
             account.steps,
-            _looked(case, account),
+            case.looked_at(account),
             severity,
             f"divide the loss by {count} before backward()",
         )
@@ -146,7 +138,7 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     even: Counter[object] = Counter()
     key: object
     for stream in _streams(case):
-        key = (_optimizer(stream.account), stream.calls[0].source, _loss_line(stream.rows[0]))
+        key = (stream.account.owner, stream.calls[0].source, _loss_line(stream.rows[0]))
         totals = [call_total(stream.rows, call.order) for call in stream.calls]
         if len(set(stream.counts)) == 1:
             even[key] += len(stream.account.steps)
@@ -190,7 +182,7 @@ def _mean_of_means(case: Case, stream: _Stream, severity: Severity) -> Claim:
         ratio,
         weights,
         stream.account.steps,
-        _looked(case, stream.account),
+        case.looked_at(stream.account),
         severity,
     )
 
@@ -216,7 +208,7 @@ def short_window(case: Case) -> Iterator[Claim]:
     usual: dict[object, set[int]] = defaultdict(set)
     found = []
     for stream in _streams_of_any_length(case):
-        key = (_optimizer(stream.account), stream.calls[0].source)
+        key = (stream.account.owner, stream.calls[0].source)
         share = call_total(stream.rows, stream.calls[0].order)
         if isinstance(share, Fraction) and share.numerator == 1 and share.denominator > 1:
             if share.denominator == len(stream.calls):
@@ -254,7 +246,7 @@ def _short(case: Case, stream: _Stream, divisor: int) -> Claim:
             Proof(f"{count} of {divisor} calls", stream.calls[0].source),
         ],
         stream.account.steps,
-        _looked(case, stream.account),
+        case.looked_at(stream.account),
     )
 
 
@@ -301,7 +293,7 @@ def missing_zero_grad(case: Case) -> Iterator[Claim]:
                 Proof("no zero_grad between", step.source),
             ],
             account.steps,
-            _looked(case, account),
+            case.looked_at(account),
         )  # fmt: skip
 
 
@@ -356,7 +348,7 @@ def foreign_root(case: Case) -> Iterator[Claim]:
                     Proof(f"consumed, {step.kind}", step.source),
                 ],
                 account.steps,
-                _looked(case, account),
+                case.looked_at(account),
             )
 
 
@@ -426,7 +418,7 @@ def double_backward_same_graph(case: Case) -> Iterator[Claim]:
                 Fraction(count + 1),
                 proofs[source],
                 account.steps,
-                _looked(case, account),
+                case.looked_at(account),
             )
 
 
@@ -488,7 +480,7 @@ def clip_per_microbatch(case: Case) -> Iterator[Claim]:
             factor,
             [Proof(c.words, c.source, c.factor) for c in extra],
             account.steps,
-            _looked(case, account),
+            case.looked_at(account),
         )
 
 

@@ -38,11 +38,6 @@ def _line(rows: Sequence[Row]) -> int | None:
     return rows[0].reductions[-1].source
 
 
-def _looked(case: Case, account: Account) -> int:
-    step = account.ledger.step
-    return 0 if step is None else case.windows_looked_at(step.optimizer)
-
-
 @check(
     "replica-losses-summed",
     severity="warning",
@@ -80,13 +75,45 @@ def replica_losses_summed(case: Case) -> Iterator[Claim]:
                       row.weight) for row in rows
             ],
             account.steps,
-            _looked(case, account),
+            case.looked_at(account),
             severity,
         )  # fmt: skip
 
 
 def _is_sum(rows: Sequence[Row]) -> bool:
     return all(reduction.kind == "sum" for row in rows for reduction in row.reductions)
+
+
+@check(
+    "replica-unused",
+    severity="note",
+    section=SECTION,
+    remedy="use a larger batch, or fewer devices",
+)
+def replica_unused(case: Case) -> Iterator[Claim]:
+    """A batch has fewer chunks than DataParallel has devices, and some of them do nothing.
+
+    Three samples on four GPUs are three chunks of one; nine on eight are five chunks.
+
+    Evidence: fewer copies of the model sent a gradient than the wrapper has devices.
+
+    Silent: when every device has a chunk.
+    """
+    wrappers = {m.devices for m in case.trace.modules.values() if m.devices}
+    devices = wrappers.pop() if len(wrappers) == 1 else 0
+    for account in case.accounts:
+        used = account.ledger.replicas
+        calls = case.calls_of(account)
+        if used < devices and calls and account.steps:
+            yield Claim(
+                f"{used} of {devices} devices had a chunk of the batch",
+                calls[0].source,
+                account.buffers,
+                None,
+                [Proof(f"{used} copies of the model in the gradient", calls[0].source)],
+                account.steps,
+                case.looked_at(account),
+            )
 
 
 @check(
@@ -131,6 +158,6 @@ def ragged_replicas(case: Case) -> Iterator[Claim]:
                 Proof(f"together {said(whole)} of the mean", _line(rows), whole),
             ],
             account.steps,
-            _looked(case, account),
+            case.looked_at(account),
             severity,
         )  # fmt: skip
