@@ -207,3 +207,15 @@ def test_branches_that_meet_in_a_node_have_shares(tmp_path: Path) -> None:
     told = sorted(share.value for share in link.shares)
     assert told == pytest.approx(sorted(projections(kept)), abs=1e-5)
     assert all(share.is_exact for share in link.shares)
+
+
+def test_halves_that_are_put_together_do_not_meet(tmp_path: Path) -> None:
+    def script() -> None:
+        w = nn.Parameter(torch.randn(2, 20))
+        first, second = w.unbind(0)
+        (2 * first.square() + 3 * second.exp()).sum().backward()
+
+    found = explained(record(script, tmp_path))
+
+    assert "UnbindBackward0" in [link.name for link in found.chain]
+    assert {link.fan_in for link in found.chain} == {1}

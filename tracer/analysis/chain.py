@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from tracer.analysis.callfacts import CallFacts, Sent
@@ -19,7 +20,7 @@ class Link:
 
     `norm` is that of what it received. `effect` says what it did on the way to the next link, where
     one edge leads there, `factor` by how much; `branches` is how many edges left it for the buffer.
-    `shares` are those of the contributions that met at its input.
+    `fan_in` is how many contributions met at one input, `shares` is how much of it each was.
     """
 
     node: int
@@ -96,7 +97,9 @@ def _link(facts: CallFacts, index: int, above: set[int]) -> Link:
         if sent.edge.receiver in above and not isinstance(facts.effect(sent), Nothing)
     ]
     effect = facts.effect(leaving[0]) if leaving and _alike(facts, leaving) else None
-    arriving = len(facts.arriving.get(index, ())) + len(facts.roots_at.get(index, ()))
+    places = [sent.edge.input for sent in facts.arriving.get(index, ())]
+    places += [facts.layout.roots[position].input for position in facts.roots_at.get(index, ())]
+    arriving = max(Counter(places).values(), default=0)
     return Link(
         index, node.name, node.called or node.custom.rpartition(".")[2], node.source, node.module,
         _norm(facts, index), effect.words if effect else "", effect.kind if effect else "",

@@ -314,7 +314,7 @@ def _origin(one: Explanation, entry: Entry) -> str:
     if entry.call is None:
         return f"{rank}(missing)" if entry.is_rest else f"{rank}earlier content"
     numbers = [r.number for r in one.ledger.rows if (r.call, r.rank) == (entry.call, entry.rank)]
-    return f"{rank}call {numbers[0]}" if numbers else f"{rank}call"
+    return f"{rank}call {numbers[0]}" if numbers else f"{rank}call inside another"
 
 
 def options_text(optimizer: Optimizer) -> str:
