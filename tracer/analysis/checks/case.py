@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 from tracer.analysis.callfacts import CallFacts
 from tracer.analysis.checks.finding import Finding
@@ -236,12 +235,19 @@ class Case:
         return list(found.values())
 
     def batches_drawn(self, calls: Sequence[Call]) -> bool:
-        """Whether each call had a new batch from one and the same `DataLoader`."""
+        """Whether as many batches as calls came from one `DataLoader` since the window before.
+
+        One by one, or all in advance, as libraries do that count the items of a window first.
+        """
         batches = [call.batch for call in calls]
-        if None in batches or len({b[0] for b in batches if b}) > 1:
+        loaders = {batch[0] for batch in batches if batch is not None}
+        last = batches[-1]
+        if None in batches or last is None or len(loaders) > 1:
             return False
-        numbers = [b[1] for b in batches if b]
-        return all(later > earlier for earlier, later in pairwise(numbers))
+        place = self.numbers[calls[0].order] - 1
+        before = self.trace.calls[place - 1].batch if place else None
+        given = before[1] if before is not None and before[0] == last[0] else 0
+        return last[1] - given >= len(calls)
 
 
 def _signature(ledger: Ledger) -> object:

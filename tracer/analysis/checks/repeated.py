@@ -129,9 +129,10 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     Evidence: the calls of one line in a window have different numbers of items that count (ignored
     and masked ones do not), and the items of each call have the same weight together.
 
-    Silent: for equal counts, and for sums divided by one common count. A note where only the last
-    micro-batch is shorter, in the smaller part of the windows (the end of an epoch), where the
-    counts are the same in every window, and where a call is multiplied by another count (its
+    Silent: for equal counts, and for sums divided by one common count. A note where the calls had
+    no batches of their own from one `DataLoader` (episodes, chunks of a sequence), where only the
+    last micro-batch is shorter, in the smaller part of the windows (the end of an epoch), where
+    the counts are the same in every window, and where a call is multiplied by another count (its
     images): what is averaged inside is then normalised on purpose.
     """
     ragged: dict[object, list[_Stream]] = defaultdict(list)
@@ -147,7 +148,8 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     for key, streams in ragged.items():
         severity = _raggedness(streams, even[key])
         for stream in streams:
-            yield _mean_of_means(case, stream, severity if _is_of_items(stream) else "note")
+            is_sure = stream.from_loader and _is_of_items(stream)
+            yield _mean_of_means(case, stream, severity if is_sure else "note")
 
 
 def _raggedness(streams: list[_Stream], even: int) -> Severity:

@@ -78,7 +78,7 @@ def _findings(case: Case, check: Check) -> list[Finding]:
 
 def _by_factor(claims: list[Claim], check: Check) -> list[list[Claim]]:
     """Claims at one line: of constant factors apart, if they are few; of others together."""
-    if not check.is_factor:
+    if not check.is_factor or any(isinstance(claim.factor, float) for claim in claims):
         return [claims]
     found: dict[str, list[Claim]] = {}
     for claim in claims:
