@@ -117,5 +117,5 @@ def test_ultralytics_weighs_the_terms_and_their_items_otherwise(trace: Traces) -
     )
     assert section(text, "gradients")[0].startswith("not proportional for 58 of 58 parameters")
     assert "with the lr (x 80)" in text
-    assert "1     20     2             1/100  1/200  x 0.4" in text
-    assert "2     10     2             1/50   1/100  x 0.8" in text
+    assert "call 1    20     2             1/100  1/200  x 0.4" in text
+    assert "call 2    10     2             1/50   1/100  x 0.8" in text

@@ -91,6 +91,12 @@ def headline(found: Difference) -> str:
     if shown.is_proportional and shown.clusters:
         return _of_one_factor(found, shown)
     if shown is not found.moments[0]:
+        if not shown.of_kind("different", "only-a", "only-b", "nonfinite-a", "nonfinite-b"):
+            off = max(match.relation.off for match in shown.matches)
+            return (
+                f"The same before {_when(shown)}; from there on apart by a little, up to {off:.1g} "
+                "of the norm: rounding that grows, or a small cause."
+            )
         return f"The same before {_when(shown)}, different from there on."
     if shown.is_proportional_where_both and shown.clusters:
         return "The same gradients, but not for the same parameters."
@@ -178,8 +184,12 @@ def gradient_sentences(found: Difference) -> list[str]:
     if shown is not found.moments[0]:
         first = found.moments[0]
         before = found.moments[found.moments.index(shown) - 1]
-        span = _numbers(first) if before is first else f"{_numbers(first)} to {_numbers(before)}"
-        sentences.insert(0, f"{_first_relation(first)} at {_word(first)} {span}")
+        span = (
+            f" {_numbers(first)}"
+            if before is first
+            else f"s {_numbers(first)} to {_numbers(before)}"
+        )
+        sentences.insert(0, f"{_first_relation(first)} at {_word(first)}{span}")
     sentences += _later(found)
     return sentences + _unmatched(found.partners)
 
@@ -546,11 +556,17 @@ def _remaining(parted: Sequence[Stage], ratio: Exact) -> str:
 def _unequal(weighings: Sequence[Weighing]) -> str:
     ordered = sorted(weighings, key=lambda w: abs(float(w.ratio)))
     least, most = ordered[0], ordered[-1]
+    is_ranked = len({w.rank for w in weighings}) > 1
     return (
-        f"items weigh differently: one of call {most.call} ({plural(most.items, 'item')}) weighs "
-        f"{said(most.ratio)} x as much in B as in A, one of call {least.call} "
+        f"items weigh differently: one of {_where(most, is_ranked)} "
+        f"({plural(most.items, 'item')}) weighs "
+        f"{said(most.ratio)} x as much in B as in A, one of {_where(least, is_ranked)} "
         f"({plural(least.items, 'item')}) {said(least.ratio)} x"
     )
+
+
+def _where(weighing: Weighing, is_ranked: bool) -> str:
+    return f"{f'rank {weighing.rank}, ' if is_ranked else ''}call {weighing.call}"
 
 
 # The ledgers beside each other.
@@ -651,9 +667,10 @@ def _weighings(found: Sequence[Weighing], lrs: float | None) -> list[str]:
     """What items weigh in both; with the lr, if that is not the same, what they move."""
     if not found:
         return []
-    rows: list[tuple[str, ...]] = [("call", "items", "an item in A", "in B", "B / A")]
+    is_ranked = len({w.rank for w in found}) > 1
+    rows: list[tuple[str, ...]] = [("items of", "items", "an item in A", "in B", "B / A")]
     rows += [
-        (str(w.call), str(w.items), said(w.a), said(w.b), said(w.ratio))
+        (_where(w, is_ranked), str(w.items), said(w.a), said(w.b), said(w.ratio))
         for w in found[:MOST_WEIGHINGS]
     ]
     if lrs is not None:

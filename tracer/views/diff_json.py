@@ -128,7 +128,7 @@ def _parting(parting: Parting, found: Difference) -> Document:
         "unit_weight_b": _exact(parting.b.unit_weight), "unit_b": parting.b.unit,
         "stages": [_stage(stage, found) for stage in parting.stages],
         "weighings": [
-            {"call": w.call, "items": w.items, "a": _exact(w.a), "b": _exact(w.b),
+            {"call": w.call, "rank": w.rank, "items": w.items, "a": _exact(w.a), "b": _exact(w.b),
              "ratio": _exact(w.ratio)}
             for w in parting.weighings
         ],

@@ -97,10 +97,7 @@ def compare(a: Side, b: Side, parameter: str | None = None) -> Difference:
             "expected two runs of one model",
         )
     moments = timeline(a, b, found.pairs)
-    steps = [updates_of(a, b, moment) for moment in moments]
-    place = _chosen(moments, steps)
-    shown = moments[place] if moments else None
-    updates = steps[place] if moments else []
+    shown, updates = _chosen(a, b, moments)
     exhibits = _exhibits(a, b, shown) if shown is not None else []
     origins: list[Origin] = []
     if shown is not None and not shown.is_proportional and exhibits:
@@ -125,12 +122,15 @@ def _parted(moments: Sequence[Comparison]) -> Comparison | None:
     return next((later for earlier, later in pairs if not later.is_like(earlier)), None)
 
 
-def _chosen(moments: Sequence[Comparison], steps: Sequence[Sequence[Update]]) -> int:
+def _chosen(
+    a: Side, b: Side, moments: Sequence[Comparison]
+) -> tuple[Comparison | None, list[Update]]:
     """The first moment at which the two do not take the same step; else the first of all."""
-    for place, (moment, updates) in enumerate(zip(moments, steps, strict=True)):
+    for moment in moments:
+        updates = updates_of(a, b, moment)
         if not moment.is_proportional or not all(u.updates.is_same for u in updates):
-            return place
-    return 0
+            return moment, updates
+    return (moments[0], updates_of(a, b, moments[0])) if moments else (None, [])
 
 
 def _exhibits(a: Side, b: Side, shown: Comparison) -> list[Exhibit]:

@@ -11,6 +11,7 @@ from typing import Any
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import rounding
 from tracer.analysis.explain import Explainer, Explanation
+from tracer.analysis.history import History
 from tracer.analysis.ledger import Books, Ledger, steps_of
 from tracer.analysis.notes import Optimizer, optimizer_of
 from tracer.analysis.verdicts import Verdict, verdict_of
@@ -125,7 +126,11 @@ class Side:
         return found[0] if moment.step is not None else found[moment.number - 1]
 
     def optimizer(self, buffer: int, moment: Moment) -> Optimizer | None:
-        return None if moment.step is None else optimizer_of(self.ledger(buffer, moment))
+        """As of the ledger, without making it: only the step and its groups are asked for."""
+        if moment.step is None:
+            return None
+        empty = History(buffer, moment.step.order, None, ())
+        return optimizer_of(Ledger(buffer, moment.step, empty, ()))
 
     def options(self, buffer: int, moment: Moment) -> dict[str, Any]:
         """The options of the parameter group that holds it, without its members."""

@@ -61,12 +61,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Weighing:
-    """Items of one reduction, and what they weigh in A and in B. `ratio` is B over A."""
+    """Items of one reduction, and what they weigh in A and in B. `ratio` is B over A.
+
+    `call` and `rank` are those of the side whose items do not weigh the same.
+    """
 
     call: int
     items: int
     a: Exact
     b: Exact
+    rank: int | None = None
 
     @property
     def ratio(self) -> Exact:
@@ -335,9 +339,9 @@ def _weighings(a: Sequence[Row], b: Sequence[Row]) -> list[Weighing]:
         pairs = [(row, b[0]) for row in a]
     else:
         return []
-    return [
-        Weighing((other if len(b) >= len(a) else one).number,
-                 (other if len(b) >= len(a) else one).items, one.weight, other.weight)
-        for one, other in pairs
-        if one.weight and other.weight is not None
-    ]  # fmt: skip
+    found = []
+    for one, other in pairs:
+        if one.weight and other.weight is not None:
+            row = other if len(b) >= len(a) else one
+            found.append(Weighing(row.number, row.items, one.weight, other.weight, row.rank))
+    return found

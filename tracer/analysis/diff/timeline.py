@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tracer.analysis.diff.partners import Partnership
 from tracer.analysis.diff.relation import (
     INCOMPARABLE,
+    NEAR,
     Cluster,
     Cosine,
     Relation,
@@ -20,6 +21,9 @@ from tracer.analysis.exact import is_same
 from tracer.semantics.effects import Exact
 
 __all__ = ["Comparison", "Match", "timeline"]
+
+FAINT = 1e-3
+"""Rounding that is less than this part of a gradient does not explain how it differs."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,9 @@ def timeline(a: Side, b: Side, pairs: Sequence[Partnership]) -> list[Comparison]
     """Every moment that both runs have, in order."""
     found: dict[tuple[int, int], list[Match]] = {}
     for pair in pairs:
-        for one, other in _aligned(a.moments(pair.a), b.moments(pair.b)):
-            relation = _relation(a, b, pair, one, other)
-            match = Match(pair, one, other, relation)
-            found.setdefault((one.number, other.number), []).append(match)
+        for match in _Followed(a, b, pair).matches():
+            numbers = (match.a.number, match.b.number)
+            found.setdefault(numbers, []).append(match)
     return [
         Comparison(numbers, matches[0].a.step is not None, tuple(_settled(matches)))
         for numbers, matches in sorted(found.items())
@@ -145,14 +148,32 @@ def _aligned(a: Sequence[Moment], b: Sequence[Moment]) -> Iterable[tuple[Moment,
     return zip(a, b, strict=False)
 
 
-def _relation(a: Side, b: Side, pair: Partnership, one: Moment, other: Moment) -> Relation:
-    left, right = a.content(pair.a, one), b.content(pair.b, other)
-    if left is None or right is None:
-        kinds = {(True, True): "absent", (True, False): "absent-a", (False, True): "absent-b"}
-        return Relation(kinds[left is None, right is None])
-    tolerance = max(a.tolerance(pair.a, one), b.tolerance(pair.b, other))
-    found = related(left.measured, right.measured, tolerance)
-    if found.kind not in ("near", "different"):
-        return found
-    noise = (a.noise(pair.a, one), b.noise(pair.b, other))
-    return related(left.measured, right.measured, tolerance, noise)
+class _Followed:
+    """One parameter through both runs."""
+
+    def __init__(self, a: Side, b: Side, pair: Partnership) -> None:
+        self._a, self._b, self._pair = a, b, pair
+        self._may_cancel = True
+
+    def matches(self) -> Iterator[Match]:
+        aligned = _aligned(self._a.moments(self._pair.a), self._b.moments(self._pair.b))
+        for steps, (one, other) in enumerate(aligned, start=1):
+            yield Match(self._pair, one, other, self._relation(one, other, steps))
+
+    def _relation(self, one: Moment, other: Moment, steps: int) -> Relation:
+        """Each step adds its own rounding to the weights, and so to the gradients of the next."""
+        left, right = self._a.content(self._pair.a, one), self._b.content(self._pair.b, other)
+        if left is None or right is None:
+            kinds = {(True, True): "absent", (True, False): "absent-a", (False, True): "absent-b"}
+            return Relation(kinds[left is None, right is None])
+        tolerance = max(
+            self._a.tolerance(self._pair.a, one), self._b.tolerance(self._pair.b, other)
+        )
+        tolerance = max(tolerance, min(steps * tolerance, NEAR))
+        found = related(left.measured, right.measured, tolerance)
+        if found.kind not in ("near", "different") or not self._may_cancel:
+            return found
+        noise = (self._a.noise(self._pair.a, one), self._b.noise(self._pair.b, other))
+        # What was far above its rounding once is no sum that cancels: looked at once, that is all.
+        self._may_cancel = any(n > FAINT * norm for n, norm in zip(noise, found.norms, strict=True))
+        return related(left.measured, right.measured, tolerance, noise)
