@@ -129,6 +129,30 @@ def test_nodes_know_their_module_and_parameters_their_path(path: Path) -> None:
         assert [r.name for r in trace.layout(trace.calls[0].layout).roots] == ["loss"]
 
 
+def test_a_net_may_have_its_own_ways_to_list_what_is_in_it(path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+
+        def named_parameters(self) -> Any:  # type: ignore[override]
+            raise AssertionError("not for us to call")
+
+        modules = named_modules = parameters = named_parameters
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    net = Net()
+
+    with tracer.Recorder(path) as recorder:
+        net(torch.randn(4, 3)).mean().backward()
+
+    assert recorder.failure == ""
+    with tracer.load(path) as trace:
+        assert sorted(b.name for b in trace.buffers.values()) == ["layer.bias", "layer.weight"]
+
+
 def test_several_nets_keep_their_variables_apart(path: Path) -> None:
     generator, critic = nn.Linear(2, 3), nn.Linear(3, 1)
 

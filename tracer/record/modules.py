@@ -132,7 +132,7 @@ class Modules:
         if replica is not None:
             variable = self._known_as(root, "")
         root_id: int | None = None
-        for path, module in root.named_modules():
+        for path, module in tree_of(root):
             if path and self._find(module) is not None:
                 continue
             kind = type(module).__qualname__
@@ -178,10 +178,12 @@ class Modules:
         )
 
     def _name_parameters(self, root: nn.Module, root_id: int) -> None:
-        for name, parameter in root.named_parameters(remove_duplicate=False):
-            known = self._parameters.get(id(parameter))
-            if known is None or known[0]() is not parameter:
-                self._parameters[id(parameter)] = (weakref.ref(parameter), root_id, name)
+        for path, module in tree_of(root):
+            for own, parameter in module._parameters.items():
+                known = self._parameters.get(id(parameter))
+                if parameter is not None and (known is None or known[0]() is not parameter):
+                    name = f"{path}.{own}" if path else own
+                    self._parameters[id(parameter)] = (weakref.ref(parameter), root_id, name)
 
     def number(self, module: nn.Module, users: list[FrameType]) -> int:
         """The id of a module, called or not."""
@@ -300,6 +302,25 @@ def _is_copy(module: nn.Module) -> bool:
     return bool(getattr(module, "_is_replica", False))
 
 
+def tree_of(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A module and all below it, with their paths, each once.
+
+    As `named_modules` gives them; but that one is the script's to replace, with another signature
+    or with work of its own (torchrl's loss modules do it for parameters).
+    """
+    stack: list[tuple[str, nn.Module]] = [("", root)]
+    seen: set[int] = set()
+    while stack:
+        path, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        for name, child in reversed(list(module._modules.items())):
+            if child is not None:
+                stack.append((f"{path}.{name}" if path else name, child))
+
+
 def _replica_number(root: nn.Module) -> int | None:
     """The number of a copy that DataParallel made, by its device; None for an original.
 
@@ -307,7 +328,7 @@ def _replica_number(root: nn.Module) -> int | None:
     """
     if not _is_copy(root):
         return None
-    for module in root.modules():
+    for _, module in tree_of(root):
         held = (*vars(module).get("_former_parameters", {}).values(), *module.buffers(False))
         for tensor in held:
             if isinstance(tensor, torch.Tensor):
@@ -347,7 +368,7 @@ def _holder(module: nn.Module, users: list[FrameType]) -> tuple[tuple[str, ...],
         if best is not None and candidate is best[1]:
             names.append(name)
             continue
-        members = list(candidate.modules())
+        members = [member for _, member in tree_of(candidate)]
         if any(member is module for member in members) and (best is None or len(members) > best[0]):
             best, names = (len(members), candidate), [name]
     return None if best is None else (tuple(name for name in names if name), best[1])
