@@ -15,6 +15,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -281,14 +282,23 @@ class TraceWriter:
         self._db.execute("BEGIN")
 
     def close(self, info: RunInfo) -> None:
-        """Write the end of the run and fold the write-ahead log into the one file."""
+        """Write the end of the run and fold the write-ahead log into the one file.
+
+        Raises:
+            TraceUnwritable: the disk is full, or the file was taken away.
+        """
         try:
             self.describe(info)
             self._db.execute("COMMIT")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.Error as error:
+            raise TraceUnwritable(
+                "unwritable-trace", f"{self.path}: cannot write a trace there: {error}"
+            ) from error
         finally:
-            self._db.close()
+            with suppress(sqlite3.Error):
+                self._db.close()
             self._release()
 
 

@@ -203,6 +203,7 @@ class Session:
         self.plan = plan
         self.ending = Ending("crashed", 1)
         self.failure = ""
+        self._held: TraceWriter | None = None
         self._recorder: Recorder | None = None
         self._gpus: VirtualGpus | None = None
         self._watch = TorchWatch(self._on_torch)
@@ -215,7 +216,7 @@ class Session:
         Raises:
             TraceUnwritable: before anything of the script ran.
         """
-        self._write_empty()
+        self._held = TraceWriter(self.plan.output, self._info())
         atexit.register(self.finish)
         self._watch.start()
 
@@ -281,6 +282,7 @@ class Session:
                 script=info.script,
                 options=info.options,
             )
+            self._let_go()
             recorder.start()
         except Exception as error:  # noqa: BLE001 - the script goes on without us
             self.failure = f"{type(error).__name__}: {error}"
@@ -293,14 +295,19 @@ class Session:
             self._recorder.stop(status=self.ending.status, exit_code=self.ending.exit_code)
             self.failure = self._recorder.failure
         else:
-            self._write_empty(self.ending.status, self.ending.exit_code)
+            self._let_go(self.ending.status, self.ending.exit_code)
         if self._gpus is not None:
             self._gpus.stop()
 
-    def _write_empty(self, status: str = "running", exit_code: int | None = None) -> None:
-        info = replace(self.plan.info, started=self._started, failure=self.failure)
-        writer = TraceWriter(self.plan.output, info)
-        writer.close(replace(info, status=status, exit_code=exit_code))
+    def _info(self) -> RunInfo:
+        return replace(self.plan.info, started=self._started, failure=self.failure)
+
+    def _let_go(self, status: str = "running", exit_code: int | None = None) -> None:
+        """Close the trace that is empty as yet, which was held so that no other run takes it."""
+        writer, self._held = self._held, None
+        if writer is None:  # the recorder could not start
+            writer = TraceWriter(self.plan.output, self._info())
+        writer.close(replace(self._info(), status=status, exit_code=exit_code))
 
     def _report(self) -> None:
         # Reading needs networkx, which the script must not find imported because we looked on.
