@@ -1,0 +1,287 @@
+"""Programs that other people wrote, with and without the tracer: same output, same parameters.
+
+    python benchmarks/real_programs.py [--clones FOLDER] [--json FILE] [NAME ...]
+
+Programs of libraries lie in `benchmarks/programs/`; a library that is not installed is left out.
+Those of `--clones` are run as they stand in a clone of their repository, `FOLDER/owner+name` (none
+of their code is kept here). Each runs twice with `benchmarks/witness` in the process, which takes a
+digest of all parameters after each optimizer step: once alone, once under `gradtrace trace`. Then
+the trace is read, and every contribution must balance. Exit code 1 if anything differed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tracer.analysis.balance import check_balance  # noqa: E402 - from this checkout, not installed
+from tracer.errors import TracerError  # noqa: E402
+from tracer.tracefile import load  # noqa: E402
+
+SECONDS = 900
+
+TIMES = re.compile(
+    r"(ms/batch|time|runtime|per_second)\W*[\d.]+\s*(ms|s)?|[\d.]+\s*(ms|it/s|s/it|sec|seconds)\b|"
+    r"mfu -?[\d.]+%|0x[0-9a-f]+|/tmp/\S+"
+)
+"""What differs between two runs of any program: times, speeds, addresses, temporary folders."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run. `clone` is owner/name, `folder` where in it; `needs` a module to be there.
+
+    `prepare` has files that the program reads, by name, made anew in the folder that `{data}` is.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    exercises: str
+    needs: str = "torch"
+    clone: str = ""
+    folder: str = "."
+    path: str = ""
+    prepare: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Ended:
+    """One run of a program."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    witness: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    """The two runs of a program side by side."""
+
+    name: str
+    exercises: str
+    plain_seconds: float = 0.0
+    traced_seconds: float = 0.0
+    steps: int = 0
+    calls: int = 0
+    contributions: int = 0
+    accounts: int = 0
+    explained: int = 0
+    unchecked: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+TEXT = "".join(
+    f"the {noun} of {name} {verb} .\n"
+    for noun in ("gradient", "weight", "loss", "step")
+    for name in ("anna", "bert", "carl", "dora", "emil")
+    for verb in ("falls", "grows", "stays")
+)
+
+LIBRARIES = (
+    ("transformers_trainer", "transformers", "Trainer: accumulation, checkpointing, clip"),
+    ("accelerate_loop", "accelerate", "accumulate(), sync_gradients, prepared optimizer"),
+    ("lightning_trainer", "lightning", "closures in step(), two optimizers by hand, accumulation"),
+    ("ignite_trainer", "ignite", "supervised trainer with accumulation, evaluation between"),
+    ("skorch_classifier", "skorch", "closures in step(), cloned nets, grid search"),
+    ("peft_lora", "peft", "adapters on a frozen model, clip"),
+    ("opacus_private", "opacus", "gradients per sample, .grad written by the optimizer"),
+    ("geometric_gcn", "torch_geometric", "scatter and gather over edges, masked loss"),
+    ("metric_learning", "pytorch_metric_learning", "mined pairs, a loss with parameters"),
+    ("sentence_encoder", "sentence_transformers", "trainer, in-batch contrastive loss"),
+    ("torchrl_dqn", "torchrl", "tensordicts, functional calls, target network"),
+)
+
+PROGRAMS = (
+    *(
+        Program(name, (str(HERE / "programs" / f"{name}.py"),), exercises, needs)
+        for name, needs, exercises in LIBRARIES
+    ),
+    Program(
+        "minGPT adder",
+        ("adder.py", "--trainer.max_iters=30", "--trainer.num_workers=0", "--data.ndigit=1",
+         "--trainer.batch_size=16"),
+        "clip, AdamW groups", clone="karpathy/minGPT", folder="projects/adder", path="../..",
+    ),
+    Program(
+        "nanoGPT",
+        ("train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=False",
+         "--gradient_accumulation_steps=4", "--max_iters=6", "--eval_iters=1", "--block_size=32",
+         "--batch_size=4", "--n_layer=3", "--n_embd=48", "--out_dir={data}"),
+        "accumulation, tied weights, clip", needs="numpy", clone="karpathy/nanoGPT",
+    ),
+    Program(
+        "word LM",
+        ("main.py", "--data", "{data}", "--epochs", "1", "--batch_size", "8", "--emsize", "64",
+         "--nhid", "64", "--tied", "--save", "{data}/model.pt"),
+        "no optimizer at all, clip, LSTM", clone="pytorch/examples",
+        folder="word_language_model",
+        prepare=(("train.txt", TEXT * 4), ("valid.txt", TEXT), ("test.txt", TEXT)),
+    ),
+    Program(
+        "DCGAN",
+        ("main.py", "--dataset", "fake", "--dry-run", "--batchSize", "8", "--workers", "0",
+         "--manualSeed", "1", "--outf", "{data}"),
+        "3 backward / 2 steps, detach", needs="torchvision", clone="pytorch/examples",
+        folder="dcgan",
+    ),
+)  # fmt: skip
+
+
+def main() -> int:
+    options = read_options()
+    chosen = [p for p in PROGRAMS if not options.names or p.name in options.names]
+    results, left_out = [], []
+    for program in chosen:
+        why = missing(program, options.clones)
+        if why:
+            left_out.append(f"{program.name}: {why}")
+            continue
+        result = compare(program, options.clones)
+        results.append(result)
+        print(line_of(result), flush=True)
+    print(f"\n{len(results)} programs, {sum(bool(r.problems) for r in results)} with problems")
+    for line in left_out:
+        print(f"left out  {line}")
+    if options.json:
+        document = {"results": [asdict(result) for result in results], "left_out": left_out}
+        options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    return int(any(result.problems for result in results))
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
+    parser.add_argument("--clones", type=Path, help="a folder with clones, owner+name each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    return parser.parse_args()
+
+
+def missing(program: Program, clones: Path | None) -> str:
+    """Why a program cannot be run here, "" if it can."""
+    if importlib.util.find_spec(program.needs) is None:
+        return f"{program.needs} is not installed"
+    if program.clone and (clones is None or not place_of(program, clones).is_dir()):
+        return f"no clone of {program.clone}"
+    return ""
+
+
+def place_of(program: Program, clones: Path) -> Path:
+    return (clones / program.clone.replace("/", "+") / program.folder).resolve()
+
+
+def compare(program: Program, clones: Path | None) -> Result:
+    """Run a program twice; what is the same and what is not."""
+    result = Result(program.name, program.exercises)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trace = folder / "run.trace"
+        plain = run(program, clones, folder / "plain", ())
+        cli = (str(HERE.parent / "cli.py"), "trace", "--no-svg", "-o", str(trace))
+        traced = run(program, clones, folder / "traced", cli)
+        result.plain_seconds, result.traced_seconds = plain.seconds, traced.seconds
+        result.steps = int(str(plain.witness.get("steps", 0)))
+        result.problems += differences(plain, traced)
+        read_books(trace, result)
+    return result
+
+
+def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]) -> Ended:
+    """One run, in the clone or in a folder of its own; `{data}` is that folder."""
+    data.mkdir()
+    for name, text in program.prepare:
+        (data / name).write_text(text, encoding="utf-8")
+    place = place_of(program, clones) if program.clone and clones is not None else data
+    witness = data / "witness.json"
+    paths = [str(HERE / "witness"), *([str((place / program.path).resolve())] * bool(program.path))]
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(paths), "WITNESS": str(witness),
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
+        "ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    words = [word.replace("{data}", str(data)) for word in program.words]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *before, *words], cwd=place, env=environment, capture_output=True,
+        text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    seen = json.loads(witness.read_text(encoding="utf-8")) if witness.exists() else {}
+    shutil.rmtree(data)
+    return Ended(
+        done.returncode, done.stdout.replace(str(data), "DATA"), done.stderr, seconds, seen
+    )
+
+
+def differences(plain: Ended, traced: Ended) -> Iterator[str]:
+    if plain.code:
+        yield f"alone it ends with {plain.code}: {last_line(plain.err)}"
+    if plain.code != traced.code:
+        yield f"exit code {plain.code} alone, {traced.code} traced: {last_line(traced.err)}"
+    ours, theirs = (TIMES.sub("#", run.out).splitlines() for run in (traced, plain))
+    different = [pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]]
+    if different or len(ours) != len(theirs):
+        yield f"output differs: {different[:1] or (len(theirs), len(ours))}"
+    for key, value in plain.witness.items():
+        if traced.witness.get(key) != value:
+            yield f"{key} of parameters: {value} alone, {traced.witness.get(key)} traced"
+    if not plain.witness:
+        yield "the witness saw nothing"
+    if "recording stopped" in traced.err or "the tracer failed" in traced.err:
+        yield last_line(traced.err)
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1][:200]
+
+
+def read_books(path: Path, result: Result) -> None:
+    """Add up every contribution of the trace."""
+    try:
+        with load(path) as trace:
+            report = check_balance(trace)
+            sizes: dict[int, int] = {}
+            for call in trace.calls:
+                if call.layout not in sizes:
+                    sizes[call.layout] = len(trace.layout(call.layout).contributions)
+                result.contributions += sizes[call.layout]
+            result.calls = len(trace.calls)
+            if trace.info.failure:
+                result.problems.append(f"recording stopped: {trace.info.failure}")
+    except TracerError as error:
+        result.problems.append(str(error))
+        return
+    result.accounts = report.fan_ins + report.buffers + report.captures
+    result.explained, result.unchecked = report.explained, report.unchecked
+    result.problems += [f"unbalanced: {one}" for one in report.imbalances[:3]]
+    if not result.calls:
+        result.problems.append("no backward call was recorded")
+
+
+def line_of(result: Result) -> str:
+    line = (
+        f"{result.name:22s} {result.plain_seconds:6.1f} s -> {result.traced_seconds:6.1f} s  "
+        f"{result.steps:4d} steps {result.calls:5d} calls {result.contributions:8d} contributions "
+        f"{result.accounts:8d} accounts balance ({result.explained} by hooks, "
+        f"{result.unchecked} unmeasured)  {result.exercises}"
+    )
+    return "\n".join([line, *(f"    PROBLEM {problem}" for problem in result.problems)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Stands in a process that trains, traced or not, and says at the end what its parameters were.
+
+Python imports this at start, as its folder is in PYTHONPATH. It waits for torch's optimizers, seeds
+torch for programs that do not do so themselves, and takes a digest of all parameters after each
+step. At the end it writes the number of steps, the digest of them all, and that of the parameters
+that are still alive, to the file that WITNESS names. It knows nothing of the tracer.
+"""
+
+import atexit
+import gc
+import hashlib
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import sys
+
+PLACE = "torch.optim.optimizer"
+
+
+class Witness(importlib.abc.MetaPathFinder):
+    """Waits for the module that optimizers come from."""
+
+    def __init__(self, file):
+        self.file = file
+        self.steps = 0
+        self.digest = hashlib.blake2b(digest_size=16)
+
+    def find_spec(self, name, path=None, target=None):
+        if name != PLACE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            module.register_optimizer_step_post_hook(self.after_step)
+            sys.modules["torch"].manual_seed(0)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+    def after_step(self, optimizer, args, kwargs):
+        self.steps += 1
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self.digest.update(content_of(parameter))
+
+    def tell(self):
+        torch = sys.modules.get("torch")
+        alive = []
+        gc.collect()  # else garbage in circles is counted, and the tracer makes it go earlier
+        if torch is not None and hasattr(torch, "nn"):
+            kind = torch.nn.Parameter
+            alive = sorted(content_of(p) for p in gc.get_objects() if type(p) is kind)
+        end = hashlib.blake2b(b"".join(alive), digest_size=16)
+        found = {
+            "steps": self.steps,
+            "digest": self.digest.hexdigest(),
+            "alive": len(alive),
+            "end": end.hexdigest(),
+        }
+        with open(self.file, "w", encoding="utf-8") as file:
+            json.dump(found, file)
+
+
+def content_of(tensor):
+    torch = sys.modules["torch"]
+    if tensor.is_meta:
+        return b"meta"
+    plain = tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8)
+    return hashlib.blake2b(bytes(plain.tolist()), digest_size=16).digest()
+
+
+if os.environ.get("WITNESS"):
+    witness = Witness(os.environ.pop("WITNESS"))
+    sys.meta_path.insert(0, witness)
+    atexit.register(witness.tell)
