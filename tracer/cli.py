@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         code = _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None and not sys.stdout.closed:  # a traced script may close it
+            sys.stdout.flush()
         return code
     except TracerError as error:
         return _refuse(error)

@@ -148,6 +148,7 @@ SCRIPTS = {
             raise ValueError("in the child")
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         """,
+    "closes_both_outputs": "import sys; sys.stdout.close(); sys.stderr.close()",
     "closes_standard_error": "import sys; sys.stderr.close(); print('quiet')",
     "replaces_standard_error": """
         import io, sys
