@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from tracer.analysis.lines import LinesOfRanks
 from tracer.analysis.meetings import Meetings
 from tracer.analysis.network import Network, batch_below
 from tracer.analysis.rankhistory import Joint, Replay
-from tracer.analysis.strand import Ended, Factor, Reduction
+from tracer.analysis.strand import OF_ITEMS, Ended, Factor, Reduction, Spread, Strand
 from tracer.events import Step
 from tracer.graph.names import Names
 from tracer.semantics.effects import Exact, ScatterAdds, Selects
@@ -62,9 +63,14 @@ class Row:
 
     `items` are those that count, `masked` those that a mask or an ignored target left out. `weight`
     is that of one item in what is consumed: the product of `loss` (in the graph, up to the items)
-    and `after` (hooks, then changes of the buffer). None where `unknown` says why. `mean` is the
-    average weight where items differ. `copies` is how many ranks it stands for, all taken to be
-    equal.
+    and `after` (hooks, then changes of the buffer). None where `unknown` says why. Where items
+    differ (`is_uneven`) it is the average, and `least` and `largest` are the extremes; of a large
+    number of items only the magnitude of the largest is known, and `least` is None. `copies` is how
+    many ranks it stands for, all taken to be equal.
+
+    `inside` is what belongs to the item, after its last reduction: the sign it was turned by, a
+    number of its own (kind "own") that it was multiplied with. `own` is then what the item weighs
+    with it, which is no part of `weight`. `made` says of a single value what it was made of.
     """
 
     call: int
@@ -86,6 +92,10 @@ class Row:
     is_repeated: bool = False
     rank: int | None = None
     copies: int = 1
+    is_uneven: bool = False
+    inside: tuple[Factor, ...] = ()
+    own: Spread | None = None
+    made: str = ""
 
     @property
     def total(self) -> Exact | None:
@@ -96,6 +106,29 @@ class Row:
         if last is not None and last.kind == "weighted-mean":
             return None if last.denominator is None else self.weight * last.denominator
         return self.weight * self.items
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether its items have the other sign than what is reduced."""
+        return sum(factor.kind == "sign" for factor in self.inside) % 2 == 1
+
+    def flipped(self) -> Row:
+        """The same row with the other sign: a loss that is maximised is a negated mean."""
+        if self.weight is None:
+            return self
+        minus = Fraction(-1)
+        ends = (self.least, self.largest)
+        if self.is_uneven and self.least is not None and self.largest is not None:
+            ends = (-self.largest, -self.least)
+        return replace(
+            self,
+            weight=-self.weight,
+            weight_at_loss=product((self.weight_at_loss, minus)),
+            samples=self.samples and replace(self.samples, weight=-self.samples.weight),
+            least=ends[0],
+            largest=ends[1],
+            own=self.own and self.own.times(minus),
+        )
 
 
 @dataclass(frozen=True)
@@ -242,7 +275,7 @@ class Books:
             if not found:
                 unknown = f"no loss was found above {self._call_words(entry)}"
             rows += found
-        rows = sorted(_once_each(rows), key=_place_of)
+        rows = sorted(_alike_in_sign(_once_each(rows)), key=_place_of)
         if not history.entries:
             unknown = "no recorded backward call wrote it"
         own = [e for e in history.entries if e.rank in (None, self.rank)]
@@ -339,7 +372,8 @@ class Books:
         counted = [factor.value for factor in after if factor.kind != NOT_MULTIPLIED]
         unknown = strand.unknown or passed.mixed or _unknown(after)
         weight = None if unknown else product((strand.weight, *counted))
-        least, largest = _spread(ended, product(counted))
+        later = product(counted)
+        least, largest = _spread(ended, later)
         return Row(
             call=site[0],
             number=self.archive.numbers[site[0]],
@@ -359,6 +393,10 @@ class Books:
             unknown=unknown,
             is_repeated=bool(entry.consumed[:-1]),
             copies=entry.copies,
+            is_uneven=strand.spread is not None,
+            inside=tuple(f for f in strand.since if f.kind in OF_ITEMS),
+            own=_own(strand, later),
+            made=strand.made,
         )
 
     def _replica(self, facts: CallFacts, ended: Ended) -> int | None:
@@ -396,12 +434,12 @@ class Books:
 
 
 def _term(facts: CallFacts, ended: Ended) -> Term:
-    end = facts.node(ended.node)
+    line = ended.line(facts)
     reductions = ended.strand.reductions
     if not reductions:
-        return Term(facts.call.source, "", end.source)
+        return Term(facts.call.source, "", line)
     last = reductions[-1]
-    return Term(last.source, last.name if last.node >= 0 else "", end.source)
+    return Term(last.source, last.name if last.node >= 0 else "", line)
 
 
 def _once_each(rows: list[Row]) -> list[Row]:
@@ -414,6 +452,26 @@ def _once_each(rows: list[Row]) -> list[Row]:
             why = known.unknown or row.unknown or "parts of its gradient were scaled differently"
             found[place] = replace(known, weight=None, unknown=why)
     return list(found.values())
+
+
+def _alike_in_sign(rows: list[Row]) -> list[Row]:
+    """Of one loss either all items have their sign turned, or it is a part of their weight.
+
+    `total = 0; total = total - item` in a loop turns the first item and subtracts the others.
+    """
+    turned: dict[Term, set[bool]] = {}
+    for row in rows:
+        turned.setdefault(row.term, set()).add(row.is_turned)
+    return [_with_sign(row) if len(turned[row.term]) > 1 else row for row in rows]
+
+
+def _with_sign(row: Row) -> Row:
+    inside = tuple(factor for factor in row.inside if factor.kind != "sign")
+    signs = tuple(factor for factor in row.inside if factor.kind == "sign")
+    if not row.is_turned:
+        return replace(row, inside=inside)
+    found = row.flipped()
+    return replace(found, inside=inside, loss=(*row.loss, signs[0]), own=row.own)
 
 
 def _place_of(row: Row) -> tuple[int, int, int, int]:
@@ -436,6 +494,9 @@ def _unknown(factors: Iterable[Factor]) -> str:
 def _spread(ended: Ended, counted: Exact | None) -> tuple[float | None, float | None]:
     """The least and largest weight of the items of a weighted loss, where they were kept."""
     strand, measured = ended.strand, ended.measured
+    if strand.spread is not None:
+        uneven = strand.spread.times(counted)
+        return (None, None) if uneven is None else (uneven.least, uneven.largest)
     reduction = strand.reductions[-1] if strand.reductions else None
     if reduction is None or reduction.kind != "weighted-mean" or measured is None:
         return None, None
@@ -446,10 +507,20 @@ def _spread(ended: Ended, counted: Exact | None) -> tuple[float | None, float | 
     return (min(sizes) * scale if sizes else None), measured.largest * scale
 
 
+def _own(strand: Strand, counted: Exact | None) -> Spread | None:
+    """The weights with the items' own multipliers, if there are any."""
+    kinds = {factor.kind for factor in strand.since}
+    if "own" not in kinds or not kinds <= {*OF_ITEMS, "scale"} or strand.varied is None:
+        return None
+    return strand.varied.times(counted)
+
+
 def _samples(ended: Ended, batch: int | None) -> Samples | None:
     """The samples of a site, if its items have the batch as their first dimension."""
     strand = ended.strand
     if batch is None or not strand.reductions or strand.weight is None or strand.masked:
+        return None
+    if strand.spread is not None:
         return None
     shape = strand.reductions[-1].sent
     if not shape or shape[0] != batch or strand.live != math.prod(shape) or batch < 1:

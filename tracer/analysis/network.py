@@ -91,12 +91,24 @@ def batch_below(facts: CallFacts, starts: list[int]) -> int | None:
         if any(isinstance(effect, Contracts) for effect in effects):
             if facts.node(node).name.startswith("Convolution"):
                 return batches.pop()
+            if _has_weight_in_front(facts, node):
+                return None
             return batches.pop() if len(received.form.shape) == 2 else None
         for sent in facts.leaving.get(node, ()):
             if sent.edge.receiver not in seen:
                 seen.add(sent.edge.receiver)
                 queue.append(sent.edge.receiver)
     return None
+
+
+def _has_weight_in_front(facts: CallFacts, node: int) -> bool:
+    """Whether a product is of a weight and data, `W @ x`: its samples are columns."""
+    name = facts.node(node).name
+    first = 1 if name.startswith("Addmm") else 0
+    return name.startswith(("MmBackward", "AddmmBackward")) and any(
+        sent.edge.output == first and is_above_leaf(facts, sent.edge.receiver)
+        for sent in facts.leaving.get(node, ())
+    )
 
 
 def _of_chunks(facts: CallFacts, node: int, batches: set[int]) -> int | None:

@@ -6,20 +6,77 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tracer.analysis.callfacts import CallFacts
-from tracer.analysis.exact import is_same, product, said
+from tracer.analysis.exact import is_same, product, said, tidy
 from tracer.events import Measurement, Shape
 from tracer.semantics.effects import Exact
 
-__all__ = ["Ended", "Factor", "Reduction", "Strand", "joined", "merged"]
+__all__ = [
+    "NOT_MEASURED",
+    "OF_ITEMS",
+    "Ended",
+    "Factor",
+    "Reduction",
+    "Spread",
+    "Strand",
+    "joined",
+    "merged",
+    "spread_of",
+]
+
+OF_ITEMS = ("own", "sign")
+"""What belongs to an item if no reduction follows: its own multiplier, its sign."""
+
+NOT_MEASURED = "its items weigh differently, and how much was not measured"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The weights of items that differ.
+
+    `least` and `largest` are the extremes with their signs; where `least` is None only the largest
+    magnitude is known. `total` is that of all items together, `count` how many are not zero, None
+    where that was not counted.
+    """
+
+    least: float | None
+    largest: float
+    total: float
+    count: int | None = None
+
+    def times(self, factor: Exact | None) -> Spread | None:
+        if factor is None:
+            return None
+        by = float(factor)
+        if self.least is None:
+            return replace(self, largest=abs(by) * self.largest, total=by * self.total)
+        ends = sorted((by * self.least, by * self.largest))
+        return replace(self, least=ends[0], largest=ends[1], total=by * self.total)
+
+    def repeated(self, times: int) -> Spread:
+        count = None if self.count is None else self.count * times
+        return replace(self, total=self.total * times, count=count)
+
+
+def spread_of(measured: Measurement | None) -> Spread | None:
+    """The weights that a measured gradient consists of; zeros are items that were left out."""
+    if measured is None or measured.nonfinite or isinstance(measured.sum, complex):
+        return None
+    if measured.values is None:
+        return Spread(None, measured.largest, measured.sum)
+    values = [value for value in measured.values if not isinstance(value, complex) and value]
+    if not values:
+        return None
+    return Spread(min(values), max(values), sum(values), len(values))
 
 
 @dataclass(frozen=True)
 class Factor:
     """One multiplication that a gradient passes, None where it is no single number.
 
-    `kind` is "reduction", "scale", "start", "hook", "measured", "paths", "function" (of the user's,
-    that multiplies all elements by one number), "opaque" (told, not counted), or the kind of an
-    edit of a buffer. `is_measured` tells a ratio of two gradients from a number that a rule knows;
+    `kind` is "reduction", "scale", "sign" (turned), "own" (each item has its own multiplier: the
+    value is the average one), "start", "hook", "measured", "paths", "function" (of the user's, that
+    multiplies all elements by one number), "opaque" (told, not counted), or the kind of an edit of
+    a buffer. `is_measured` tells a ratio of two gradients from a number that a rule knows;
     `is_rough` one that was measured in half precision and is known to two digits or three.
     """
 
@@ -56,11 +113,13 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Strand:
-    """A gradient of one weight for each of its `live` elements.
+    """A gradient of known weight for each of its `live` elements.
 
     `weight`, `factors` and `reductions` are settled: what it passed up to the last reduction and
     the scalings by constants after it. `now` is the weight with what it passed since, in `since`,
-    which counts only if another reduction follows; None where elements differ.
+    which counts only if another reduction follows; None where elements differ. Then `varied` has
+    their weights, and once a reduction settled it `spread` those of the items, of which `weight`
+    is the average.
     """
 
     weight: Exact | None
@@ -73,26 +132,77 @@ class Strand:
     part: tuple[tuple[int, int], ...] = ()
     """Of a whole that was put together (cat, stack, gather): node and output, of each in turn."""
     unknown: str = ""
+    varied: Spread | None = None
+    spread: Spread | None = None
+    made: str = ""
+    """Of a single value that is no sum of items: what it was made of ("norm of 15 elements")."""
 
     def scaled(self, factor: Factor) -> Strand:
         now = product((self.now, factor.value))
-        if self.since:
-            return replace(self, now=now, since=(*self.since, factor))
-        return replace(self, now=now, weight=now, factors=(*self.factors, factor))
+        varied = self.varied.times(factor.value) if self.varied else None
+        if any(passed.kind not in OF_ITEMS for passed in self.since):
+            return replace(self, now=now, varied=varied, since=(*self.since, factor))
+        return replace(
+            self, now=now, weight=product((self.weight, factor.value)), varied=varied,
+            spread=self.spread.times(factor.value) if self.spread else None,
+            factors=(*self.factors, factor),
+        )  # fmt: skip
 
-    def passed(self, now: Exact | None, factor: Factor) -> Strand:
-        """Through a function of one number: counts if a reduction follows."""
-        return replace(self, now=now, since=(*self.since, factor))
+    def passed(self, now: Exact | None, factor: Factor, varied: Spread | None = None) -> Strand:
+        """Through what belongs to the item: counts if a reduction follows."""
+        return replace(self, now=now, varied=varied, since=(*self.since, factor))
 
-    def reduced(self, value: Exact | None, live: int, reduction: Reduction) -> Strand:
+    def reduced(self, value: Exact | None, over: int, reduction: Reduction) -> Strand:
         """Through a reduction that multiplies by `value`: all it passed before counts now."""
         now = product((self.now, value))
+        varied = self.varied.times(value) if self.varied else None
+        varied = varied.repeated(over) if varied else None
+        live = self.live * over
         factor = Factor("reduction", value, reduction.words, reduction.source)
-        return replace(
-            self, weight=now, now=now, live=live, since=(), masked=0,
+        found = replace(
+            self, weight=now, now=now, live=live, since=(), masked=0, varied=varied, spread=varied,
+            made="",
             factors=(*self.factors, *self.since, factor),
             reductions=(*self.reductions, reduction),
         )  # fmt: skip
+        return found.averaged() if now is None else found
+
+    def settled(self) -> Strand:
+        """With all that belongs to its items as a part of their weights."""
+        if any(factor.kind not in (*OF_ITEMS, "scale") for factor in self.since):
+            return self
+        found = replace(
+            self, since=(), factors=(*self.factors, *self.since), spread=self.varied,
+            weight=self.now,
+        )  # fmt: skip
+        return found.averaged() if self.now is None else found
+
+    def picked(self, now: Exact | None, varied: Spread | None, live: int) -> Strand:
+        """With a part of its elements only, whose weights are these."""
+        found = replace(self, now=now, varied=varied, live=live)
+        before, after = self.average, found.average
+        ratio = after / before if before and after is not None else None
+        kinds = {factor.kind for factor in self.since}
+        if self.spread is None or not kinds <= {"sign"}:
+            return replace(found, since=_corrected(self.since, ratio))
+        turned = Fraction(-1) ** len(self.since)
+        found = replace(found, factors=_corrected(self.factors, ratio))
+        if now is not None:
+            return replace(found, spread=None, weight=now * turned)
+        return replace(found, spread=varied.times(turned) if varied else None).averaged()
+
+    @property
+    def average(self) -> Exact | None:
+        """What an element weighs on average, with all that it passed."""
+        if self.now is not None or self.varied is None or self.live < 1:
+            return self.now
+        return tidy(self.varied.total / self.live, 2e-6)
+
+    def averaged(self) -> Strand:
+        """With the average of its items as their weight, if that is known."""
+        if self.spread is None or self.live < 1:
+            return replace(self, unknown=self.unknown or NOT_MEASURED)
+        return replace(self, weight=tidy(self.spread.total / self.live, 2e-6))
 
 
 @dataclass
@@ -105,6 +215,21 @@ class Ended:
     measured: Measurement | None = None
     """What was sent on, where it tells more of the items (a weighted loss)."""
 
+    def line(self, facts: CallFacts) -> int | None:
+        """Where the items were made: multiplied with numbers of their own, or else computed."""
+        own = next((f.source for f in self.strand.since if f.kind == "own"), None)
+        return facts.node(self.node).source if own is None else own
+
+
+def _corrected(factors: tuple[Factor, ...], ratio: Exact | None) -> tuple[Factor, ...]:
+    """Factors of which the last one that was an average is that of a part now."""
+    for place in range(len(factors) - 1, -1, -1):
+        factor = factors[place]
+        if factor.kind in ("own", "measured", "paths", "start"):
+            value = product((factor.value, ratio))
+            return (*factors[:place], replace(factor, value=value), *factors[place + 1 :])
+    return factors
+
 
 def merged(strands: list[Strand], elements: int) -> list[Strand]:
     """Strands that differ in nothing as one: parts put together, wholes added."""
@@ -113,7 +238,8 @@ def merged(strands: list[Strand], elements: int) -> list[Strand]:
         path = tuple((r.node, r.over) for r in strand.reductions)
         is_full = strand.live == elements
         key = (path, is_full, strand.unknown) if is_full else (strand.reductions, strand.now,
-               strand.weight, strand.factors, strand.since)  # fmt: skip
+               strand.weight, strand.factors, strand.since,
+               len(found) if strand.now is None else 0)  # fmt: skip
         found.setdefault(key, []).append(strand)
     return [_sum_of(group, elements) for group in found.values()]
 
@@ -130,6 +256,18 @@ def _sum_of(group: list[Strand], elements: int) -> Strand:
     before = product(factor.value for factor in shared)
     value = product((now, Fraction(1) / before)) if now is not None and before else None
     factor = Factor("paths", value, f"{len(group)} paths added")
+    is_function = any(f.kind not in (*OF_ITEMS, "scale") for s in group for f in s.since)
+    if is_function and len({(s.weight, s.factors) for s in group}) == 1:
+        # Ways through functions of one value: its weight stays what it is.
+        passed = product((now, 1 / first.weight)) if first.weight else None
+        factor = Factor("measured", passed, f"{len(group)} paths added", None, True)
+        return replace(first, now=now, varied=None, since=(factor,))
+    if now is None:
+        # What they come to is measured where they meet.
+        return replace(
+            first, weight=None, now=None, factors=(*shared, factor), since=(), varied=None,
+            spread=None,
+        )  # fmt: skip
     return replace(first, now=now, weight=now, factors=(*shared, factor), since=())
 
 
@@ -154,14 +292,23 @@ def joined(ended: list[Ended], facts: CallFacts) -> list[Ended]:
         groups.setdefault(place, []).append(one)
     found: list[Ended] = []
     for group in groups.values():
-        lines = [facts.node(one.node).source for one in group]
+        lines = [one.line(facts) for one in group]
         is_told_apart = len(set(lines)) == len(lines)
         alike: dict[object, Ended] = {}
         for one in group:
             strand = one.strand if is_told_apart else _at_reduction(one.strand)
             key = (strand.weight, strand.factors, strand.unknown)
-            known = alike.setdefault(key, Ended(strand, one.node, set(), one.measured))
+            known = alike.get(key)
+            if known is None:
+                known = alike[key] = Ended(strand, one.node, set(), one.measured)
+            elif not strand.reductions and facts.node(one.node).name == facts.node(known.node).name:
+                # A loop that adds single values: no branches of one, but as many.
+                live = known.strand.live + strand.live
+                known.strand = replace(known.strand, live=live)
             known.edges |= one.edges
+            if known.strand.since != strand.since:
+                # Of several operands: their own multipliers and signs are inside the item.
+                known.strand = replace(known.strand, since=(), varied=None)
         found += alike.values()
     return found
 

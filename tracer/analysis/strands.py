@@ -14,11 +14,23 @@ from fractions import Fraction
 from tracer.analysis.callfacts import CallFacts, Sent, Tensor
 from tracer.analysis.exact import DOUBLE, is_rough, is_zero, product, rounding, tidy, total
 from tracer.analysis.network import Network, is_above_leaf
-from tracer.analysis.strand import Ended, Factor, Reduction, Strand, joined, merged
+from tracer.analysis.strand import (
+    NOT_MEASURED,
+    Ended,
+    Factor,
+    Reduction,
+    Spread,
+    Strand,
+    joined,
+    merged,
+    spread_of,
+)
 from tracer.events import SMALL, Measurement, Shape
 from tracer.semantics.effects import (
     Averages,
     Broadcasts,
+    Contracts,
+    Distributes,
     Effect,
     Elementwise,
     Exact,
@@ -38,6 +50,9 @@ __all__ = ["OPAQUE", "follow"]
 
 SUMS_OF_TWO = ("AddBackward", "SubBackward", "RsubBackward", "NegBackward")
 MASKING = ("MulBackward", "WhereBackward", "MaskedFillBackward")
+CONSTANT_TIMES = ("MulBackward", "DivBackward")
+PRODUCTS = ("DotBackward", "VdotBackward", "MvBackward", "MmBackward", "BmmBackward")
+OWN = "on average, each its own"
 MOST_STRANDS = 256
 MASKED = "a mask picks from items of different weights"
 OPAQUE = "passes an opaque node"
@@ -83,10 +98,9 @@ class _Walk:
         root = self._facts.layout.roots[position]
         tensor = self._facts.tensor(root.form, root.gradient)
         value = _uniform(tensor.measured)
-        unknown = "" if value is not None else "the gradient at the root differs between items"
-        if tensor.measured is None:
-            unknown = "the gradient at the root was not measured"
-        strand = Strand(value, value, tensor.elements, unknown=unknown)
+        strand = Strand(value, value, tensor.elements)
+        if value is None:
+            strand = self._given(strand, tensor)
         if value is not None and value != 1:
             words = "backward was given this gradient"
             strand = replace(
@@ -100,6 +114,19 @@ class _Walk:
             )
             strand = replace(strand, reductions=(reduction,))
         return strand
+
+    def _given(self, strand: Strand, tensor: Tensor) -> Strand:
+        """The start of a call that was given a gradient of unequal elements: their weights."""
+        found = spread_of(tensor.measured)
+        if tensor.measured is None:
+            return replace(strand, unknown="the gradient at the root was not measured")
+        if found is None:
+            return replace(strand, unknown="the gradient at the root is not finite or not real")
+        strand = replace(strand, varied=found, spread=found, live=found.count or strand.live)
+        words = "on average, each its own: backward was given these"
+        strand = strand.averaged()
+        factor = Factor("own", strand.weight, words, self._facts.call.source, True)
+        return replace(strand, masked=tensor.elements - strand.live, factors=(factor,))
 
     def _visit(self, node: int, inputs: dict[int, list[Strand]]) -> None:
         received = self._facts.received.get(node, {})
@@ -143,7 +170,7 @@ class _Walk:
             rough = is_rough(changed, tensor.form.dtype)
             factor = Factor("hook", changed, "hook", self._facts.node(node).source, True, rough)
             strands = [strand.scaled(factor) for strand in strands]
-        if measured is not None and tensor.elements == 1 and len(strands) == 1:
+        if measured is not None and len(strands) == 1:
             strands = [_recovered(strands[0], measured)]
         if _disagrees(strands, tensor):
             why = "what was measured differs from what the rules say"
@@ -152,6 +179,10 @@ class _Walk:
 
     def _pass_on(self, node: int, strand: Strand, leaving: list[Sent], elements: int) -> None:
         """To each receiver, or to none where one of several parts comes to its end here."""
+        if self._is_sum_of_products(node, leaving, elements):
+            for sent in leaving:
+                self._end(node, self._of_products(node, strand, sent), sent)
+            return
         onward = [self._beyond(node, strand, sent, elements) for sent in leaving]
         are_parts = any(sent.tensor.elements < elements for sent in leaving) and all(
             isinstance(self._facts.effect(sent), Moves) for sent in leaving
@@ -186,7 +217,10 @@ class _Walk:
         if not self._network.has(self._facts.node(node).module):
             return True
         received = self._facts.received.get(node, {})
-        return sent.tensor.elements == 1 or all(t.form.shape == () for t in received.values())
+        if all(t.form.shape == () for t in received.values()):
+            return True
+        is_moved = sent.tensor.elements == 1 and isinstance(self._facts.effect(sent), Moves)
+        return is_moved and not is_above_leaf(self._facts, sent.edge.receiver)
 
     def _through(
         self, node: int, strand: Strand, sent: Sent, effect: Effect, elements: int
@@ -204,7 +238,14 @@ class _Walk:
         if isinstance(effect, Selects | ScatterAdds) or (
             isinstance(effect, Elementwise) and is_masking and elements > 1
         ):
-            return self._through_mask(strand, sent, effect)
+            kept = self._through_mask(strand, sent, effect)
+            kept = kept or self._through_choice(node, strand, sent, effect)
+            return kept or self._through_own(node, strand, sent, effect, elements)
+        if isinstance(effect, Elementwise | Contracts) and sent.tensor.elements > 1:
+            passed = self._through_own(node, strand, sent, effect, elements)
+            passed = passed or self._through_product(node, strand, sent, effect, elements)
+            if passed is not None:
+                return passed
         is_number = isinstance(effect, Elementwise) or (
             isinstance(effect, Opaque) and sent.tensor.elements == 1
         )
@@ -231,7 +272,7 @@ class _Walk:
             kind, effect.over, node, facts.name, received, sent.tensor.form.shape, facts.source,
             effect.words, facts.called,
         )  # fmt: skip
-        return strand.reduced(effect.factor, strand.live * effect.over, reduction)
+        return strand.reduced(effect.factor, effect.over, reduction)
 
     def _through_scaling(
         self, node: int, strand: Strand, sent: Sent, effect: Scales, elements: int
@@ -252,11 +293,19 @@ class _Walk:
                 # A batch of one: the factor may as well be data. A number: counts if it is reduced.
                 return self._through_function(node, strand, sent) if is_number else None
         by = effect.by if isinstance(effect.by, Fraction) else tidy(effect.by, DOUBLE)
-        factor = Factor("scale", by, effect.words, self._facts.node(node).source)
-        if name.startswith(SUMS_OF_TWO) and strand.reductions:
-            # The sign of an operand is part of the item, unless the operand is reduced in turn.
-            return strand.passed(product((strand.now, by)), factor)
-        return strand.scaled(factor)
+        source = self._facts.node(node).source
+        if name.startswith(SUMS_OF_TWO) and by < 0 and self._is_part_of_item(node, strand):
+            turned = Factor("sign", Fraction(-1), "sign turned", source)
+            varied = strand.varied.times(-1) if strand.varied else None
+            strand = strand.passed(product((strand.now, turned.value)), turned, varied)
+            by = -by
+            if by == 1:
+                return strand
+        return strand.scaled(Factor("scale", by, effect.words, source))
+
+    def _is_part_of_item(self, node: int, strand: Strand) -> bool:
+        """Whether a sign belongs to the item: `t - p` is one, `a - b` of two losses are two."""
+        return bool(strand.reductions) and len(self._facts.outgoing[node]) == 1
 
     def _has_no_dimensions(self, node: int, sent: Sent) -> bool:
         """Whether what was multiplied with is a number by its form, and no batch of one."""
@@ -276,7 +325,9 @@ class _Walk:
         name = facts.custom.rpartition(".")[2] or facts.name.partition("Backward")[0].lower()
         kind = "opaque" if facts.custom else "measured"
         passed = strand.passed(now, Factor(kind, value, name, facts.source, True))
-        return replace(passed, live=sent.tensor.elements)
+        varied = spread_of(measured) if now is None else None
+        made = strand.made or self._made_of(node, sent)
+        return replace(passed, live=sent.tensor.elements, varied=varied, made=made)
 
     def _through_mask(self, strand: Strand, sent: Sent, effect: Effect) -> Strand | None:
         """Where a mask of zeros and ones lets some elements pass."""
@@ -290,6 +341,143 @@ class _Walk:
             return None
         return replace(strand, live=kept, masked=strand.masked + strand.live - kept)
 
+    def _through_choice(
+        self, node: int, strand: Strand, sent: Sent, effect: Effect
+    ) -> Strand | None:
+        """Where some elements of unequal weights are chosen: they keep theirs."""
+        tensor = sent.tensor
+        if strand.now is not None or strand.varied is None or len(self._beside) > 1:
+            return None
+        if is_above_leaf(self._facts, sent.edge.receiver) or tensor.measured is None:
+            return None
+        received = next(iter(self._facts.received[node].values()))
+        if isinstance(effect, Elementwise) and not _is_chosen(received, tensor):
+            return None
+        now, varied = _weights_in(tensor.measured)
+        if varied is None or varied.count is None:
+            # Too many to be counted: the extremes are those of all that could be chosen.
+            total = tensor.measured.sum
+            if now is not None or isinstance(total, complex):
+                return None
+            varied, live = replace(strand.varied, total=total), strand.live
+        else:
+            live = varied.count
+        if live > strand.live:
+            return None
+        masked = strand.masked + strand.live - live
+        return replace(strand.picked(now, varied, live), masked=masked)
+
+    def _through_own(
+        self, node: int, strand: Strand, sent: Sent, effect: Effect, elements: int
+    ) -> Strand | None:
+        """Where each element is multiplied by a constant of its own: what was sent tells them."""
+        name, tensor = self._facts.node(node).name, sent.tensor
+        if not name.startswith(CONSTANT_TIMES) or not isinstance(effect, Elementwise):
+            return None
+        if tensor.elements != elements or elements < 2:
+            return None
+        if not self._is_of_constants(node, sent):
+            return self._through_weights(node, strand, sent)
+        now, varied = _weights_in(tensor.measured)
+        if len(self._beside) > 1 or (now is None and varied is None):
+            return None
+        source, before = self._facts.node(node).source, strand.now
+        if now is not None and before:
+            return strand.scaled(Factor("scale", tidy(float(now) / float(before)), "", source))
+        live = strand.live if varied is None or varied.count is None else varied.count
+        live = min(live, strand.live)
+        masked = strand.masked + strand.live - live
+        found = replace(strand, now=now, varied=varied, live=live, masked=masked)
+        own = Factor("own", _over(found.average, strand.average), OWN, source, True)
+        found = found.passed(now, own, varied)
+        # Who divides each item by a number of its own averages; a product may as well be data.
+        return found.settled() if name.startswith("DivBackward") else found
+
+    def _through_weights(self, node: int, strand: Strand, sent: Sent) -> Strand | None:
+        """Numbers put into one tensor, and multiplied with what the model makes of itself."""
+        receiver = sent.edge.receiver
+        below = self._facts.leaving.get(receiver, ())
+        is_stack = self._facts.node(receiver).name.startswith("StackBackward")
+        if not is_stack or any(one.tensor.form.shape != () for one in below):
+            return None
+        now, varied = _weights_in(sent.tensor.measured)
+        if len(self._beside) > 1 or (now is None and varied is None):
+            return None
+        found = replace(strand, now=now, varied=varied)
+        value, facts = _over(found.average, strand.average), self._facts.node(node)
+        name = facts.name.partition("Backward")[0].lower()
+        return found.passed(now, Factor("measured", value, name, facts.source, True), varied)
+
+    def _through_product(
+        self, node: int, strand: Strand, sent: Sent, effect: Effect, elements: int
+    ) -> Strand | None:
+        """A product with constants that adds up: a weighted sum, whose weights are what was sent.
+
+        Each element must go into one number only: `losses @ weights`, not a layer of a network.
+        """
+        facts, tensor = self._facts.node(node), sent.tensor
+        is_one = isinstance(effect, Elementwise) or effect.count == 1 or self._is_of_vectors(sent)
+        if not facts.name.startswith(PRODUCTS) or not is_one or len(self._beside) > 1:
+            return None
+        if not self._is_of_constants(node, sent) or facts.module is not None:
+            return None
+        over = tensor.elements // elements
+        if tensor.elements <= elements or not over:
+            return None
+        now, varied = _weights_in(tensor.measured)
+        if now is None and varied is None:
+            return None
+        received = next(iter(self._facts.received[node].values())).form.shape
+        reduction = Reduction(
+            "sum", over, node, facts.name, received, tensor.form.shape, facts.source,
+            f"sum of {over}", facts.called,
+        )  # fmt: skip
+        found = strand.reduced(Fraction(1), max(over, 1), reduction)
+        found = replace(found, live=tensor.elements, unknown=strand.unknown)
+        return _weighing(found, now, varied, facts.source)
+
+    def _is_of_vectors(self, sent: Sent) -> bool:
+        """Whether a vector was made of a longer one: sums of groups of losses."""
+        received = self._facts.received[sent.edge.sender].values()
+        return len(sent.tensor.form.shape) == 1 and all(len(t.form.shape) == 1 for t in received)
+
+    def _is_sum_of_products(self, node: int, leaving: list[Sent], elements: int) -> bool:
+        """Whether a number is a sum of products of two tensors that both have a gradient."""
+        facts, sizes = self._facts.node(node), {sent.tensor.elements for sent in leaving}
+        return (
+            elements == 1
+            and facts.name.startswith(PRODUCTS)
+            and len(leaving) == 2
+            and len(sizes) == 1
+            and sizes != {1}
+            and not self._network.has(facts.module)
+            and not any(is_above_leaf(self._facts, sent.edge.receiver) for sent in leaving)
+        )
+
+    def _of_products(self, node: int, strand: Strand, sent: Sent) -> Strand:
+        """The items are the products."""
+        facts, over = self._facts.node(node), sent.tensor.elements
+        received = next(iter(self._facts.received[node].values())).form.shape
+        words = f"sum of {over} products"
+        reduction = Reduction("sum", over, node, facts.name, received, (over,), facts.source,
+                              words, facts.called)  # fmt: skip
+        return strand.reduced(Fraction(1), over, reduction)
+
+    def _made_of(self, node: int, sent: Sent | None) -> str:
+        """norm of 15 elements: what a single value was made of, if that was no sum of items."""
+        if sent is None or sent.tensor.elements < 2 or not self._is_number(node):
+            return ""
+        facts, effect = self._facts.node(node), self._facts.effect(sent)
+        if not isinstance(effect, Elementwise | Contracts | Distributes):
+            return ""
+        name = facts.called or facts.name.partition("Backward")[0].lower()
+        return f"{name} of {sent.tensor.elements:,} elements"
+
+    def _is_of_constants(self, node: int, sent: Sent) -> bool:
+        """Whether the other operand of a product has no gradient, and is not that of a leaf."""
+        is_alone = len(self._facts.outgoing[node]) == 1
+        return is_alone and not is_above_leaf(self._facts, sent.edge.receiver)
+
     def _end_at_loss(self, node: int, strand: Strand, sent: Sent, effect: LossReduction) -> None:
         """A fused loss: its reduction, if it has one, and the items are told by its rule."""
         facts, measured = self._facts.node(node), sent.tensor.measured
@@ -301,12 +489,13 @@ class _Walk:
                 kind, items, node, facts.name, received, _items_shape(sent, items), facts.source,
                 effect.words, facts.called, _denominator(effect),
             )  # fmt: skip
-            strand = strand.reduced(effect.factor, strand.live * items, reduction)
+            above = strand
+            strand = strand.reduced(effect.factor, items, reduction)
             if effect.over == 0:
                 # Nothing to average: 0/0, and no gradient for anybody.
-                strand = replace(strand, live=0, masked=items)
+                strand = replace(strand, live=0, masked=items, weight=None, unknown=above.unknown)
             elif effect.factor is None:
-                strand = replace(strand, unknown=strand.unknown or "the denominator is not known")
+                strand = replace(strand, unknown=above.unknown or "the denominator is not known")
         if facts.name.startswith("NllLoss"):
             strand = _without_ignored(strand, measured, sent.tensor.form.dtype)
         self._end(node, strand, sent, measured)
@@ -323,6 +512,11 @@ class _Walk:
             name = self._facts.node(node).name.partition("Backward")[0].lower()
             why = f"the gradient is not finite any more after {name}"
             strand = replace(strand, unknown=strand.unknown or why)
+        strand = _with_own(strand)
+        if strand.live == 1:
+            strand = replace(strand, made=strand.made or self._made_of(node, sent))
+        if strand.weight is None and strand.live and not strand.unknown:
+            strand = replace(strand, unknown=NOT_MEASURED)
         key = (node, hash(strand))
         ended = self._ended.setdefault(key, Ended(strand, node, measured=measured))
         if sent is not None:
@@ -335,6 +529,50 @@ class _Walk:
         received = [t.measured for t in self._facts.received.get(node, {}).values()]
         is_finite = all(m is not None and not m.nonfinite for m in received)
         return after is not None and after.nonfinite > 0 and is_finite and self._is_number(node)
+
+
+def _with_own(strand: Strand) -> Strand:
+    """At its items: their own multipliers count if items weigh differently without them already,
+    or if they make a mean of the sum of a list: somebody divided by the sum of the weights.
+    """
+    if "own" not in {factor.kind for factor in strand.since} or strand.varied is None:
+        return strand
+    is_sum = all(reduction.kind == "sum" for reduction in strand.reductions)
+    is_list = bool(strand.reductions) and len(strand.reductions[-1].sent) == 1
+    is_mean = is_sum and is_list and abs(abs(strand.varied.total) - 1) <= 1e-6
+    return strand.settled() if strand.spread is not None or is_mean else strand
+
+
+def _over(after: Exact | None, before: Exact | None) -> Exact | None:
+    """By what an average was multiplied."""
+    return after / before if after is not None and before else None
+
+
+def _is_chosen(received: Tensor, sent: Tensor) -> bool:
+    """Whether what was sent is what was received or zero, element by element."""
+    a = None if received.measured is None else received.measured.values
+    b = None if sent.measured is None else sent.measured.values
+    if a is None or b is None or len(a) != len(b):
+        return False
+    return all(y == 0 or abs(x - y) <= 1e-6 * abs(x) for x, y in zip(a, b, strict=True))
+
+
+def _weighing(
+    strand: Strand, now: Exact | None, varied: Spread | None, source: int | None
+) -> Strand:
+    """A reduced strand whose items have these weights."""
+    count = varied.count if varied is not None else None
+    live = strand.live if count is None else count
+    masked = strand.masked + strand.live - live
+    before = product(factor.value for factor in strand.factors)
+    found = replace(strand, now=now, varied=varied, spread=varied, live=live, masked=masked)
+    found = replace(found, weight=now) if now is not None else found.averaged()
+    value = found.weight / before if found.weight is not None and before else None
+    kind, words = ("scale", "") if now is not None else ("own", OWN)
+    if value == 1 and now is not None:
+        return found
+    factor = Factor(kind, value, words, source, True)
+    return replace(found, factors=(*found.factors, factor))
 
 
 def _unit(strands: list[Strand], elements: int) -> Exact | None:
@@ -378,10 +616,27 @@ def _counted(measured: Measurement, weight: Exact | None, dtype: str) -> int | N
 
 
 def _recovered(strand: Strand, measured: Measurement) -> Strand:
-    """A strand whose elements differed comes to a single one, which was measured."""
-    if strand.now is not None or not strand.since or measured.nonfinite:
+    """A strand whose weights are not known, alone in a tensor: they are what was measured."""
+    if strand.now is not None or strand.varied is not None or measured.nonfinite:
         return strand
-    return replace(strand, now=_uniform(measured), live=1)
+    now, varied = _weights_in(measured)
+    live = 1 if measured.elements == 1 else strand.live
+    strand = replace(strand, now=now, varied=varied, live=live)
+    if strand.weight is not None:
+        return strand
+    # Several paths met: all that they passed is settled.
+    settled = replace(strand, weight=now) if now is not None else replace(strand, spread=varied)
+    settled = settled if now is not None else settled.averaged()
+    *before, paths = settled.factors
+    known = product(factor.value for factor in before)
+    value = settled.weight / known if settled.weight is not None and known else None
+    return replace(settled, factors=(*before, replace(paths, value=value)))
+
+
+def _weights_in(measured: Measurement | None) -> tuple[Exact | None, Spread | None]:
+    """The one weight of all elements of a measured gradient, or the weights that they have."""
+    now = _uniform(measured)
+    return (now, None) if now is not None else (None, spread_of(measured))
 
 
 def _moved(
@@ -392,6 +647,8 @@ def _moved(
     if tensor.elements == elements or (tensor.elements > elements and is_full):
         return strand
     part = (*strand.part, (sent.edge.sender, sent.edge.output))
+    if strand.now is None:
+        return _picked(strand, tensor, part) if len(beside) == 1 else None
     if is_full:
         return replace(strand, live=tensor.elements, part=part)
     if tensor.measured is None:
@@ -401,6 +658,16 @@ def _moved(
     else:
         kept = _told_apart(strand, beside, tensor, elements)
     return None if kept is None or kept > strand.live else replace(strand, live=kept, part=part)
+
+
+def _picked(strand: Strand, tensor: Tensor, part: tuple[tuple[int, int], ...]) -> Strand | None:
+    """A part of elements that weigh differently: its own weights are what was measured."""
+    now, varied = _weights_in(tensor.measured)
+    if now is None and varied is None:
+        return None
+    count = varied.count if varied is not None else None
+    live = tensor.elements if count is None else count
+    return replace(strand.picked(now, varied, live), part=part)
 
 
 def _told_apart(strand: Strand, beside: list[Strand], tensor: Tensor, elements: int) -> int | None:
@@ -421,7 +688,13 @@ def _disagrees(strands: list[Strand], tensor: Tensor) -> bool:
     measured = tensor.measured
     if measured is None or measured.nonfinite or isinstance(measured.sum, complex):
         return False
-    if any(s.now is None or s.unknown for s in strands):
+    if any(s.unknown for s in strands):
+        return False
+    if len(strands) == 1 and (varied := strands[0].varied) is not None:
+        near = max(2e-4, rounding(tensor.form.dtype))
+        most = max(abs(varied.largest), abs(varied.least or 0))
+        return abs(varied.total - measured.sum) > near * most * tensor.elements
+    if any(s.now is None for s in strands):
         return False
     parts = [(float(s.now), s.live) for s in strands if s.now is not None]
     expected = sum(now * live for now, live in parts)

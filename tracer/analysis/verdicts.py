@@ -25,7 +25,8 @@ class TermVerdict:
     """One loss: what all its items together come to.
 
     `total` is the sum of the weights of all items, `weight` that of each if they are equal, `ratio`
-    the largest weight over the least. `kind` is "mean", "sum", "scaled-mean", "scaled-sum",
+    the largest weight over the least, `least` and `largest` what items weigh at the extremes, where
+    they differ and that is known. `kind` is "mean", "sum", "scaled-mean", "scaled-sum",
     "unequal", "weighted", "empty" (all items are left out) or "unknown". `unit` names what
     `unit_weight` is the weight of. `rows` are those of the ledger that it was made of.
     """
@@ -42,6 +43,8 @@ class TermVerdict:
     calls: Axis
     unknown: str = ""
     rows: tuple[Row, ...] = ()
+    least: float | None = None
+    largest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def verdict_of(ledger: Ledger, trace: Trace) -> Verdict:
 def _verdict(ledger: Ledger, trace: Trace) -> Verdict:
     """The answer for the rows of one rank, or of all; without the line of the ranks."""
     groups = _terms(sorted(ledger.rows, key=lambda row: _place(row, trace)))
-    terms = tuple(_term_verdict(rows[0].term, rows, ledger) for rows in groups)
+    terms = tuple(_term_verdict(rows[0].term, rows, ledger, trace) for rows in groups)
     axes = [_items_axis(rows) for rows in groups]
     axes += [_replicas_axis(ledger, rows) for rows in groups[:1]]
     axes += _calls_axes(ledger, terms)
@@ -104,8 +107,18 @@ def _terms(rows: Sequence[Row]) -> list[list[Row]]:
             factors = (*row.loss, *row.after)
             path = tuple((f.kind, f.source) for f in factors if f.kind != "reduction")
             parts.setdefault(path if is_several else None, []).append(row)
-        found += parts.values()
+        found += _with_odd_ones(list(parts.values()), group)
     return found
+
+
+def _with_odd_ones(parts: list[list[Row]], group: Sequence[Row]) -> list[list[Row]]:
+    """A loop is one loss, though one round of it has another factor: `* 1.0` is none at all."""
+    most = max(parts, key=len)
+    if len(most) < 2 or len(parts) < 2:
+        return parts
+    rest = [part for part in parts if len(part) > 1 and part is not most]
+    others = {id(row) for part in rest for row in part}
+    return [[row for row in group if id(row) not in others], *rest]
 
 
 def _is_empty(row: Row) -> bool:
@@ -144,20 +157,38 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
         return _values_axis(rows, source)
     counts = list(dict.fromkeys(row.items for row in rows))
     if len(counts) > 1:
-        words = f"{', '.join(map(str, counts[:6]))}{' ...' if counts[6:] else ''} items"
-        words += f" in {len(rows)} reductions"
+        shown = f"{', '.join(map(str, counts[:6]))}{' ...' if counts[6:] else ''}"
+        is_each = len(counts) == len(rows)
+        words = f"{shown} items in {len(rows)} reductions"
+        if not is_each:
+            words = f"{sum(row.items for row in rows):,} items in {len(rows)} reductions of {shown}"
     else:
-        words = f"{_counted(first)}, {said(_at_reduction(first))} each"
+        words = f"{_counted(first)}, {_each_at_loss(rows)}"
         alike = sum(row.call == first.call and row.replica == first.replica for row in rows)
         if first.replica is not None and alike < len([r for r in rows if r.call == first.call]):
             words += ", per replica"
         if alike > 1:
             words += f", in {alike:,} losses of this line"
-    if first.masked:
-        words += f", {first.masked} more left out by a mask"
+    masked = sum(row.masked for row in rows)
+    if masked:
+        words += f", {masked:,} more left out by a mask"
     notes = {_others(row) for row in rows}
     note = notes.pop() if len(notes) == 1 else ""
     return Axis("items", reduction_word(first), words, note, source)
+
+
+def _each_at_loss(rows: Sequence[Row]) -> str:
+    """What one item weighs at the loss: 1/8 each; 1/12 to 1/3."""
+    first = rows[0]
+    if first.is_uneven:
+        if not first.weight or first.weight_at_loss is None or first.largest is None:
+            return "weighing differently"
+        scale = float(first.weight_at_loss / first.weight)
+        least = None if first.least is None else scale * first.least
+        return f"{_from_to(least, scale * first.largest)} each"
+    if _is_weighted(first):
+        return f"{said(_at_reduction(first))} x its own weight each"
+    return f"{said(_at_reduction(first))} each"
 
 
 def _left_out(row: Row) -> str:
@@ -167,8 +198,11 @@ def _left_out(row: Row) -> str:
 def _values_axis(rows: Sequence[Row], source: int | None) -> Axis:
     count, weight = sum(row.items for row in rows), rows[0].weight_at_loss
     if count == 1:
-        return Axis("items", "one", "a single value, not reduced", _others(rows[0]), source)
+        made = f", {rows[0].made}" if rows[0].made else ", not reduced"
+        return Axis("items", "one", f"a single value{made}", _others(rows[0]), source)
     is_mean = weight is not None and is_same(weight * count, ONE)
+    if any(row.is_uneven for row in rows) or not _are_equal([row.weight_at_loss for row in rows]):
+        return Axis("items", "sum", f"{count:,} values added one by one", source=source)
     words = f"{count:,} values added one by one, {said(weight)} each"
     return Axis("items", "mean" if is_mean else "sum", words, source=source)
 
@@ -178,6 +212,11 @@ def reduction_word(row: Row) -> str:
     kinds = [_plain(r.kind) for r in row.reductions if r.over > 1] or [row.reductions[-1].kind]
     if row.reductions[-1].kind == "weighted-mean":
         return "weighted mean"
+    if row.is_uneven and len(set(kinds)) == 1:
+        is_mean = row.weight_at_loss is not None and is_same(
+            row.weight_at_loss * row.items, ONE
+        )  # fmt: skip
+        return "weighted mean" if is_mean else f"weighted {kinds[0]}"
     if len(set(kinds)) == 1:
         only = kinds[0]
         weight = row.weight_at_loss
@@ -204,7 +243,7 @@ def _at_reduction(row: Row) -> Exact | None:
 
 def _others(row: Row) -> str:
     """What else the loss was multiplied with in the graph."""
-    scale = product(f.value for f in row.loss if f.kind != "reduction")
+    scale = product(f.value for f in row.loss if f.kind not in ("reduction", "own"))
     return "" if scale == 1 else f"x {said(scale)} in the loss"
 
 
@@ -346,11 +385,45 @@ def _ratio_of(rows: Sequence[Row]) -> str:
 
 
 def _ratio(rows: Sequence[Row]) -> Exact | None:
+    """The largest weight over the least; None where one of them is not known."""
+    if any(_is_uneven(row) for row in rows):
+        least, largest = _extremes(rows)
+        if least is None or largest is None or least * largest <= 0:
+            return None
+        return tidy(max(abs(least), abs(largest)) / min(abs(least), abs(largest)), 4e-6)
     sizes: list[Exact] = [-w if w < 0 else w for row in rows if (w := row.weight)]
     return max(sizes) / min(sizes) if sizes else None
 
 
-def _term_verdict(term: Term, rows: list[Row], ledger: Ledger) -> TermVerdict:
+def _is_uneven(row: Row) -> bool:
+    """Whether the items of one reduction weigh differently."""
+    return row.is_uneven or _is_weighted(row)
+
+
+def _is_weighted(row: Row) -> bool:
+    return bool(row.reductions) and row.reductions[-1].kind == "weighted-mean"
+
+
+def _extremes(rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """The least and largest weight of rows whose items differ, with their signs."""
+    if not any(_is_uneven(row) for row in rows):
+        return None, None
+    ends: list[float] = []
+    is_known = True
+    for row in rows:
+        if not _is_uneven(row):
+            ends += [float(row.weight)] if row.weight is not None else []
+        elif row.largest is not None:
+            ends += [row.largest] if row.least is None else [row.least, row.largest]
+            is_known = is_known and row.least is not None
+        else:
+            is_known = False
+    if not ends:
+        return None, None
+    return (min(ends) if is_known else None), max(ends)
+
+
+def _term_verdict(term: Term, rows: list[Row], ledger: Ledger, trace: Trace) -> TermVerdict:
     items = sum(row.items for row in rows)
     unknown = next((row.unknown for row in rows if row.unknown), "")
     if unknown or ledger.unknown:
@@ -369,33 +442,28 @@ def _term_verdict(term: Term, rows: list[Row], ledger: Ledger) -> TermVerdict:
     whole = total([t for row in rows if (t := row.total) is not None])
     ratio = _ratio(rows)
     is_negated = all(row.weight is not None and row.weight < 0 for row in rows)
-    if is_negated:
-        kind, words, unit, unit_weight = _whole([_flipped(row) for row in rows], items, -whole)
+    if is_negated and not any(row.is_uneven for row in rows):
+        kind, words, unit, unit_weight = _whole([row.flipped() for row in rows], items, -whole)
         words, unit_weight = f"minus {words}", None if unit_weight is None else -unit_weight
     else:
         kind, words, unit, unit_weight = _whole(rows, items, whole)
-    words += _through(rows)
+    words += _inside(rows, trace) + _through(rows)
+    least, largest = _extremes(rows)
     verdict = TermVerdict(
         term, kind, words, items, whole,
-        rows[0].weight if kind != "unequal" else None,
+        rows[0].weight if kind not in ("unequal", "weighted") else None,
         None if ratio is None else float(ratio), unit, unit_weight,
-        Axis("backward calls", "-", ""),
+        Axis("backward calls", "-", ""), least=least, largest=largest,
     )  # fmt: skip
     axis = _calls_axis(rows, verdict, ledger)
     return replace(verdict, calls=axis, rows=tuple(rows))
 
 
-def _flipped(row: Row) -> Row:
-    """The same row with the other sign: a loss that is maximised is a negated mean."""
-    assert row.weight is not None
-    at_loss = None if row.weight_at_loss is None else -row.weight_at_loss
-    samples = None if row.samples is None else replace(row.samples, weight=-row.samples.weight)
-    return replace(row, weight=-row.weight, weight_at_loss=at_loss, samples=samples)
-
-
 def _whole(rows: Sequence[Row], items: int, whole: Exact) -> tuple[str, str, str, Exact | None]:
     """Kind, words, and the unit with its weight."""
     weight = rows[0].weight
+    if any(row.is_uneven for row in rows):
+        return _of_uneven(rows, items, whole)
     if not _are_equal([row.weight for row in rows]):
         return "unequal", _unequal_words(rows, whole), "item", None
     assert weight is not None
@@ -417,6 +485,62 @@ def _whole(rows: Sequence[Row], items: int, whole: Exact) -> tuple[str, str, str
     unit = samples[2:] if samples else ("item", weight)
     words = f"{said(whole)} x the mean gradient, over {everything}{_each(rows)}"
     return "scaled-mean", words, *unit
+
+
+def _of_uneven(rows: Sequence[Row], items: int, whole: Exact) -> tuple[str, str, str, Exact | None]:
+    """Items that weigh differently in one reduction."""
+    least, largest = _extremes(rows)
+    biggest = largest if least is None or largest is None else max(abs(least), abs(largest))
+    size = 0.0 if biggest is None else abs(biggest) * max(items, 1)
+    together = tidy(0.0 if abs(float(whole)) <= 1e-6 * size else float(whole), 2e-6)
+    of = f"{items:,} items"
+    if is_same(together, ONE) or is_same(together, -ONE):
+        minus = "" if together > 0 else "minus "
+        kind, title = "weighted", f"{minus}the weighted mean over {of}"
+    else:
+        kind, title = "unequal", f"unequal weights, {said(together)} together: {of}"
+    words = f"{title}, which weigh {_from_to(least, largest)}"
+    ratio = _ratio(rows)
+    words += "" if ratio is None or ratio == 1 else f", max/min {said(ratio)}"
+    return kind, words, "item", None
+
+
+def _from_to(least: float | None, largest: float | None) -> str:
+    """from 1/12 to 1/3; up to 1/3."""
+    if largest is None:
+        return "differently"
+    high = said(tidy(largest, 2e-6))
+    if least is None:
+        return f"up to {high}"
+    low = said(tidy(least, 2e-6))
+    return high if low == high else f"{low} to {high}"
+
+
+def _inside(rows: Sequence[Row], trace: Trace) -> str:
+    """What is inside the items, after the last reduction: it is no part of their weight."""
+    found = [factor for row in rows for factor in row.inside]
+    words = ""
+    turned = [row for row in rows if sum(f.kind == "sign" for f in row.inside) % 2]
+    if turned and len(turned) == len(rows):
+        words += f", each with its sign turned{_at_lines(found, 'sign', trace)}"
+    own = [row.own for row in rows if any(f.kind == "own" for f in row.inside)]
+    if own:
+        words += f", each times a number of its own{_at_lines(found, 'own', trace)}"
+        known = [spread for spread in own if spread is not None]
+        if len(known) == len(rows) == len(own):
+            largest = max(spread.largest for spread in known)
+            ends = [spread.least for spread in known if spread.least is not None]
+            least = min(ends) if len(ends) == len(known) else None
+            words += f": with it {_from_to(least, largest)}"
+    return words
+
+
+def _at_lines(factors: Sequence[Factor], kind: str, trace: Trace) -> str:
+    """The lines of factors of one kind, in brackets."""
+    places = {f.source for f in factors if f.kind == kind and f.source is not None}
+    lines = sorted({trace.sources[place].line for place in places if place in trace.sources})
+    shown = ", ".join(map(str, lines[:3])) + (" ..." if lines[3:] else "")
+    return f" (line{'s' if len(lines) > 1 else ''} {shown})" if lines else ""
 
 
 def _is_sum(rows: Sequence[Row]) -> bool:
@@ -483,7 +607,8 @@ def _of_values(rows: Sequence[Row], weight: Exact) -> tuple[str, str, str, Exact
     times = "" if is_same(weight, ONE) else f"{said(weight)} x "
     if count == 1:
         kind = "scaled-mean" if times else "mean"
-        return kind, f"{times}the loss's own gradient", "loss", weight
+        made = f" ({rows[0].made}: no sum of items)" if rows[0].made else ""
+        return kind, f"{times}the loss's own gradient{made}", "loss", weight
     if is_same(weight * count, ONE):
         return "mean", f"the mean of {count:,} losses", "loss", weight
     return "scaled-mean", f"{times}the sum of {count:,} losses", "loss", weight
@@ -505,6 +630,8 @@ def _of_weighted(
 def _unequal_words(rows: Sequence[Row], whole: Exact) -> str:
     weights = sorted((abs(row.weight), row.weight) for row in rows if row.weight is not None)
     least, largest = weights[0][1], weights[-1][1]
+    if len({weight > 0 for size, weight in weights if size}) > 1:
+        least, largest = min(w for _, w in weights), max(w for _, w in weights)
     counts = {row.items for row in rows}
     is_mean = is_same(whole, ONE) and len(counts) > 1
     if any(f.kind == "measured" for row in rows for f in row.loss):
