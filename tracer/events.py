@@ -65,7 +65,7 @@ SMALL = 16
 """Tensors of at most this many elements are kept whole, beside their measurements."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunInfo:
     """One process that was recorded.
 
@@ -100,7 +100,7 @@ class RunInfo:
     failure: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A line of code outside torch and the standard library, and the one that called it.
 
@@ -115,7 +115,7 @@ class Source:
     text: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Module:
     """An `nn.Module` that was called.
 
@@ -134,7 +134,7 @@ class Module:
     devices: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """A process group: its members in the order of their ranks inside it.
 
@@ -148,7 +148,7 @@ class Group:
     dimension: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Wrapper:
     """What exchanges gradients for a module: DDP, FSDP; made anew where something of it changes.
 
@@ -171,7 +171,7 @@ class Wrapper:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """Elements of a parameter that lie one after the other in another tensor, from `at` on.
 
@@ -190,7 +190,7 @@ class Part:
     at: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Buffer:
     """A leaf tensor whose `.grad` autograd writes.
 
@@ -215,7 +215,7 @@ class Buffer:
     placements: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Form:
     """Shape, dtype and device of a gradient; -1 is the ragged dimension of a nested tensor."""
 
@@ -233,7 +233,7 @@ class Form:
         return self.dtype.startswith("complex")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """One autograd node of a structure, at `index`.
 
@@ -252,7 +252,7 @@ class Node:
     buffer: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Edge:
     """The link from output `output` of node `sender` to input `input` of node `receiver`."""
 
@@ -262,7 +262,7 @@ class Edge:
     input: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Structure:
     """The graph of a backward call. One that repeats is stored once."""
 
@@ -271,7 +271,7 @@ class Structure:
     edges: tuple[Edge, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Contribution:
     """What was sent along edge number `edge`. `row` is None where it was not measured."""
 
@@ -280,7 +280,7 @@ class Contribution:
     row: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What node `node` received at `input`, after the hooks of the user before it."""
 
@@ -290,7 +290,7 @@ class Receipt:
     row: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Root:
     """Where a backward call starts: a tensor, by the node and output that made it.
 
@@ -306,7 +306,7 @@ class Root:
     value: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Capture:
     """What `autograd.grad` handed back for the input at `position`, None where it was undefined."""
 
@@ -317,7 +317,7 @@ class Capture:
     row: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """The content of a buffer at a moment: "before" or "after" a call, "consumed" by a step.
 
@@ -331,7 +331,7 @@ class Reading:
     row: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Some elements of a tensor that entered or left an exchange, at a moment.
 
@@ -366,7 +366,7 @@ class Piece:
     tracked: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """What is plain to read on a node in one call.
 
@@ -385,7 +385,7 @@ class NodeState:
     ran: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Layout:
     """What repeats of an event beside its structure: where each measurement lies.
 
@@ -405,7 +405,7 @@ class Layout:
     pieces: tuple[Piece, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One run of the engine.
 
@@ -439,7 +439,7 @@ class Call:
     again: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One `optimizer.step()`, number `step` of the run, from 1.
 
@@ -460,7 +460,7 @@ class Step:
     values: bytes = b""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reset:
     """One `zero_grad()` of an optimizer or a module: which buffers, to zeros or to None."""
 
@@ -473,7 +473,7 @@ class Reset:
     started: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Edit:
     """A change of buffers by a function of torch that is known to change them, or an AMP decision.
 
@@ -504,7 +504,7 @@ class Edit:
     values: bytes = b""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """One operation of `torch.distributed` that this rank took part in.
 
@@ -542,7 +542,7 @@ class Exchange:
     values: bytes = b""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Use:
     """One forward of a wrapper.
 
@@ -563,7 +563,7 @@ class Use:
 Event = Union[Call, Step, Reset, Edit, Exchange, Use]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """A gradient as the trace keeps it.
 

@@ -20,6 +20,7 @@ from tracer.events import (
     Group,
     Layout,
     Module,
+    Reset,
     RunInfo,
     Source,
     Structure,
@@ -108,10 +109,14 @@ class Journal:
         return self.intern(Layout, key, lambda id: replace(make(), id=id))
 
     def add(self, event: Event) -> None:
-        """Write an event; a killed process keeps all that was added before."""
+        """Write an event; a killed process keeps all that was added before.
+
+        All but a `zero_grad` that nothing followed: a commit costs more than all else of it.
+        """
         with self._lock:
             self._writer.add(event)
-            self._writer.commit()
+            if type(event) is not Reset:
+                self._writer.commit()
 
     def describe(self, info: RunInfo) -> None:
         """Write anew what is known of the process."""

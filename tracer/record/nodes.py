@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ OPTIONAL = {
 """Saved tensors whose absence says something: a loss without class weights, attention unmasked."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NodeKind:
     """What all nodes of one class have in common.
 
@@ -57,6 +59,10 @@ class NodeKind:
     optional: tuple[tuple[str, str], ...]
     custom: str
     accumulates: bool
+    read: Callable[[Any], tuple[Any, ...]] | None = None
+    """All plain attributes at once, where there is nothing else to look at."""
+    known: dict[tuple[Any, ...], Saved] = field(default_factory=dict)
+    """What such a node has saved, by these."""
 
 
 _kinds: dict[tuple[type, str], NodeKind] = {}
@@ -78,14 +84,23 @@ def _inspect(node: Any, name: str) -> NodeKind:
         return NodeKind(name, (), (), (), f"{function.__module__}.{function.__qualname__}", False)
     attributes = dir(type(node))
     saved = [a for a in attributes if a.startswith("_saved_")]
+    plain = tuple((a[7:], a) for a in saved if f"_raw{a}" not in attributes)
+    looked_at = name in NUMBERS or name in OPTIONAL or name in DIFFERENCES or name in SPREAD
     return NodeKind(
         name,
-        plain=tuple((a[7:], a) for a in saved if f"_raw{a}" not in attributes),
+        plain=plain,
         numbers=_present(NUMBERS.get(name, ()), attributes),
         optional=_present(OPTIONAL.get(name, ()), attributes),
         custom="",
         accumulates=name == "AccumulateGrad",
+        read=None if looked_at else _reader([attribute for _, attribute in plain]),
     )
+
+
+def _reader(attributes: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(attributes) > 1:
+        return attrgetter(*attributes)
+    return lambda node: tuple(getattr(node, attribute) for attribute in attributes)
 
 
 def _present(names: tuple[str, ...], attributes: list[str]) -> tuple[tuple[str, str], ...]:
@@ -118,6 +133,36 @@ def saved_of(node: Any, kind: NodeKind, lazy: bool) -> Saved:
     """
     if kind.accumulates:
         return NOTHING if node.variable.requires_grad else FROZEN
+    if kind.read is None or len(kind.known) >= MOST_KNOWN:
+        return _read(node, kind, lazy)
+    values = kind.read(node)
+    key = (*values, *map(type, values))  # 1, 1.0 and True are equal, and not the same
+    try:
+        known = kind.known.get(key)
+    except TypeError:  # not hashable
+        return _read(node, kind, lazy)
+    if known is None:
+        known = _read(node, kind, lazy)
+        # Others may be changed later, or be kept alive by being remembered.
+        if all(type(value) in SIMPLE for value in _leaves(values)):
+            kind.known[key] = known
+    return known
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if type(value) is tuple:
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+SIMPLE = frozenset({type(None), bool, int, float, str})
+MOST_KNOWN = 1000
+"""Of a kind whose numbers change in every call no more than this many are remembered."""
+
+
+def _read(node: Any, kind: NodeKind, lazy: bool) -> Saved:
     plain: list[tuple[str, Any]] = []
     numbers: list[tuple[str, float | torch.Tensor]] = []
     for name, attribute in kind.plain:

@@ -127,6 +127,7 @@ class Sources:
         self._saving = saving
         self._kinds: dict[CodeType, int] = {}
         self._known: dict[tuple[object, ...], int] = {}
+        self._origins: dict[Origin, Origin] = {}
         here = os.path.dirname(os.path.abspath(__file__))
         self._runner = os.path.join(here, "script.py")
         paths = sysconfig.get_paths()
@@ -187,9 +188,12 @@ class Sources:
         frames: list[FrameType] = []
         called, module = "", None
         calls_module = self._modules.call_code
+        kinds = self._kinds
         while frame is not None and (module is None or len(frames) < KEPT_LINES):
             code = frame.f_code
-            kind = self.kind(code)
+            kind = kinds.get(code)
+            if kind is None:
+                kind = self.kind(code)
             if kind == USER:
                 if len(frames) < KEPT_LINES:
                     frames.append(frame)
@@ -206,7 +210,8 @@ class Sources:
         if called.startswith("_") or called in PLUMBING:
             called = ""
         owner = None if module is None else self._modules.of_call(module, frames)
-        return Origin(self._source(frames), owner, called, self._saving.is_hooked())
+        origin = Origin(self._source(frames), owner, called, self._saving.is_hooked())
+        return self._origins.setdefault(origin, origin)  # one object: graphs have 10^6 nodes
 
 
 def _text(file: str, line: int) -> str:
