@@ -47,10 +47,12 @@ class Line:
         return self.off <= self.setup.error and self.has_weights and is_balanced
 
 
-def record(world: int, folder: Path, names: Sequence[str]) -> None:
+def record(
+    world: int, folder: Path, names: Sequence[str], module: str = "tests.ranks.trainings"
+) -> None:
     """All setups in one job: a process for each rank."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.ranks.trainings", str(folder)]
+    command = [sys.executable, "-m", module, str(folder)]
     ranks = [
         subprocess.Popen(
             [*command, str(rank), str(world), *names], cwd=ROOT, env=environment,

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
@@ -424,15 +424,17 @@ def run(folder: Path, work: Work) -> None:
     torch.save(whole(consumed[-1]), output / f"consumed.{work.rank}")
 
 
-def main(folder: Path, rank: int, world: int, names: Sequence[str]) -> None:
+def main(known: Mapping[str, Setup], arguments: Sequence[str]) -> None:
+    """One rank of a job: FOLDER RANK WORLD NAME..."""
+    folder, rank, world = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     warnings.simplefilter("ignore")
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
     )
-    for name in names:
+    for name in arguments[3:]:
         try:
-            run(folder, Work(rank, world, BY_NAME[name]))
+            run(folder, Work(rank, world, known[name]))
         except Exception as error:
             raise RuntimeError(f"{name} on rank {rank} of {world}") from error
         dist.barrier()
@@ -440,4 +442,4 @@ def main(folder: Path, rank: int, world: int, names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(BY_NAME, sys.argv[1:])

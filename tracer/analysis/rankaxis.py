@@ -50,8 +50,14 @@ def alone(ledger: Ledger) -> Ledger:
     world = world_of(ledger)
     known = [row.rank for row in ledger.rows]
     rank = ledger.rank if ledger.rank in known else next(iter(known), None)
-    rows = tuple(_without(row, world) for row in ledger.rows if row.rank == rank)
-    entries = tuple(e for e in ledger.history.entries if e.rank in (rank, None))
+    own = [row for row in ledger.rows if row.rank == rank]
+    taken = {(f.kind, f.words) for row in own for f in rank_factor(row, world)[1]}
+    rows = tuple(_without(row, world) for row in own)
+    entries = tuple(
+        replace(e, changes=tuple(c for c in e.changes if (c.kind, c.words) not in taken))
+        for e in ledger.history.entries
+        if e.rank in (rank, None)
+    )
     history = replace(ledger.history, entries=entries, shared=())
     return replace(ledger, rows=rows, history=history)
 

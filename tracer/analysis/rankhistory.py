@@ -83,6 +83,8 @@ class _Flight:
     parts: list[Tensor]
     entries: list[Entry]
     shared: Shared
+    is_in_place: bool = False
+    """Whether it was the content itself that was exchanged, not a copy of it."""
 
 
 class RankBook(Book):
@@ -144,8 +146,10 @@ class RankBook(Book):
 
     def accept(self, exchange: Exchange, entries: list[Entry], shared: Shared) -> None:
         """What came back: it is the content as soon as the buffer is seen to hold it."""
-        left = [t for _, t in self._archive.pieces(exchange, self._buffer, "left")]
-        self._flight = _Flight(exchange, left, entries, shared)
+        pieces = self._archive.pieces(exchange, self._buffer, "left")
+        is_in_place = any(piece.found == "memory" for piece, _ in pieces)
+        left = [tensor for _, tensor in pieces]
+        self._flight = _Flight(exchange, left, entries, shared, is_in_place)
         self._last = exchange.order
 
     def wrapper(self, exchange: Exchange) -> Wrapper | None:
@@ -175,7 +179,7 @@ class RankBook(Book):
         if found is None or not flight.parts:
             return
         factor = _ratio(flight.parts, [found])
-        if factor == 1 or not old:
+        if factor == 1 or not old or flight.is_in_place:
             self._take(flight, factor, event, found)
         elif _ratio([*old, *flight.parts], [found]) == 1:
             kept = self._entries

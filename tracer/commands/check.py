@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from tracer.analysis.checks.case import Case
 from tracer.analysis.checks.catalogue import chosen
 from tracer.analysis.checks.run import Report, examine
+from tracer.analysis.job import seen_from
 from tracer.commands.console import progress, say_detail, wants_colour, write
-from tracer.tracefile import Trace, load
+from tracer.runfiles import Run, load_run
 from tracer.version import __version__
 from tracer.views.findings import document, findings_text
 from tracer.views.sarif import sarif
@@ -22,7 +23,10 @@ __all__ = ["add_options", "run"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "traces", metavar="TRACE", nargs="+", help="files that `gradtrace trace` wrote"
+        "traces",
+        metavar="TRACE",
+        nargs="+",
+        help="files that `gradtrace trace` wrote; of a job of ranks any of them, or their folder",
     )
     parser.add_argument(
         "--select", type=_slugs, default=(), metavar="SLUG[,SLUG]", help="only these checks"
@@ -45,12 +49,12 @@ def run(options: argparse.Namespace) -> int:
     """Print what was found; 1 if anything is more than a note."""
     wanted = chosen(options.select, options.ignore)
     with ExitStack() as stack:
-        traces: list[Trace] = [stack.enter_context(load(name)) for name in options.traces]
-        for trace in traces:
-            say_detail(trace)
+        cases = [_case(stack.enter_context(load_run(name)), name) for name in options.traces]
+        for case in cases:
+            say_detail(case.trace)
         with progress("checking"):
-            report = examine([Case(trace) for trace in traces], options.select, options.ignore)
-        folder = traces[0].info.cwd
+            report = examine(cases, options.select, options.ignore)
+        folder = cases[0].trace.info.cwd
     if options.sarif:
         log = sarif(report, wanted, __version__, folder, options.traces)
         print(json.dumps(log, indent=2))
@@ -59,6 +63,10 @@ def run(options: argparse.Namespace) -> int:
     else:
         write(findings_text(report, options.traces, Ink(wants_colour(sys.stdout))), sys.stdout)
     return exit_code(report)
+
+
+def _case(run: Run, name: str) -> Case:
+    return Case(seen_from(run, name), run.ranks)
 
 
 def exit_code(report: Report) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Ledger, Row
 from tracer.analysis.network import Network
 from tracer.analysis.notes import Optimizer, optimizer_of
+from tracer.analysis.rankaxis import alone
 from tracer.events import Call, Source
 from tracer.semantics.effects import Contracts, Sums
 from tracer.tracefile import Trace
@@ -36,11 +37,16 @@ MOST_FILLS = 6
 
 @dataclass(frozen=True)
 class Account:
-    """Buffers whose books are the same, in a window that stands for all of its kind."""
+    """Buffers whose books are the same, in a window that stands for all of its kind.
+
+    Of a job of several ranks `ledger` is that of one, as if it were alone; `joint` has what came
+    from the others as well.
+    """
 
     kind: Kind | None
     ledger: Ledger
     buffers: tuple[int, ...]
+    joint: Ledger
 
     @property
     def steps(self) -> list[int]:
@@ -73,11 +79,14 @@ class Account:
 
 
 class Case:
-    """One trace under examination. Everything is computed when it is first asked for."""
+    """One run under examination. Everything is computed when it is first asked for.
 
-    def __init__(self, trace: Trace) -> None:
+    Of a job of several `ranks`, `trace` is that of the one that it is looked at from.
+    """
+
+    def __init__(self, trace: Trace, ranks: Mapping[int, Trace] | None = None) -> None:
         self.trace = trace
-        self.explainer = Explainer(trace)
+        self.explainer = Explainer(trace, ranks)
         self.books = self.explainer.books
         self.found: list[Finding] = []
         """What the checks before this one found."""
@@ -137,7 +146,7 @@ class Case:
             if ledger.history.entries:
                 alike[_signature(ledger)].append((buffer, ledger))
         for members in alike.values():
-            yield Account(kind, members[0][1], tuple(buffer for buffer, _ in members))
+            yield _account(kind, members)
 
     def _fills(self) -> Iterator[Account]:
         alike: dict[object, list[tuple[int, Ledger]]] = defaultdict(list)
@@ -145,7 +154,7 @@ class Case:
             for ledger in self.books.fills(buffer)[:MOST_FILLS]:
                 alike[_signature(ledger)].append((buffer, ledger))
         for members in alike.values():
-            yield Account(None, members[0][1], tuple(buffer for buffer, _ in members))
+            yield _account(None, members)
 
     # Names and lines.
 
@@ -250,11 +259,16 @@ class Case:
         return last[1] - given >= len(calls)
 
 
+def _account(kind: Kind | None, members: Sequence[tuple[int, Ledger]]) -> Account:
+    ledger = members[0][1]
+    return Account(kind, alone(ledger), tuple(buffer for buffer, _ in members), ledger)
+
+
 def _signature(ledger: Ledger) -> object:
     """What two buffers of a window share if their books are the same."""
     entries = tuple(
-        (entry.call, entry.source, entry.changes, entry.consumed)
+        (entry.rank, entry.call, entry.source, entry.changes, entry.consumed)
         for entry in ledger.history.entries
     )
-    rows = tuple((row.call, row.site, row.after, row.unknown) for row in ledger.rows)
-    return entries, rows, ledger.unknown, ledger.replicas
+    rows = tuple((row.rank, row.call, row.site, row.after, row.unknown) for row in ledger.rows)
+    return entries, rows, ledger.unknown, ledger.replicas, ledger.unlike

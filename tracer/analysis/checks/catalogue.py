@@ -8,6 +8,7 @@ from tracer.analysis.checks import (
     afterwards,
     consequences,
     numbers,
+    ranks,
     reduction,
     repeated,
     replicas,
@@ -17,7 +18,7 @@ from tracer.errors import WrongUse
 
 __all__ = ["MODULES", "chosen", "known_checks"]
 
-MODULES = [reduction, repeated, replicas, afterwards, numbers, consequences]
+MODULES = [reduction, repeated, replicas, ranks, afterwards, numbers, consequences]
 """The order in which checks are asked."""
 
 
