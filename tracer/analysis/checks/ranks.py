@@ -62,11 +62,6 @@ def _line(rows: Sequence[Row]) -> int | None:
     return reductions[-1].source if reductions else rows[0].term.source
 
 
-def _looked(case: Case, account: Account) -> int:
-    step = account.joint.step
-    return 0 if step is None else case.windows_looked_at(step.optimizer)
-
-
 def _severity(account: Account) -> Severity:
     optimizer = account.optimizer
     return "note" if optimizer is not None and optimizer.is_adaptive else "warning"
@@ -116,7 +111,7 @@ def global_divisor_averaged(case: Case) -> Iterator[Claim]:
                 f"the loss is divided by the {count} items of all {world} ranks, and their "
                 f"gradients are averaged: {said(factor)} of the mean",
                 _line(rows), account.buffers, factor, [*_weights(rows), _exchange(account)],
-                account.steps, _looked(case, account), _severity(account),
+                account.steps, case.looked_at(account), _severity(account),
             )  # fmt: skip
 
 
@@ -161,7 +156,7 @@ def rank_mean_of_means(case: Case) -> Iterator[Claim]:
             f"a mean of the means of {world} ranks with {', '.join(map(str, counts[:8]))} items: "
             f"an item weighs up to {said(ratio)} x another",
             _line(rows), account.buffers, ratio, [*_weights(rows), _exchange(account)],
-            account.steps, _looked(case, account), severity,
+            account.steps, case.looked_at(account), severity,
         )  # fmt: skip
 
 
@@ -211,7 +206,7 @@ def comm_hook_not_averaged(case: Case) -> Iterator[Claim]:
             shared[-1].source, account.buffers, factor,
             [*_weights(rows), *(Proof(f"{one.by}: {one.operation}", one.source, one.factor)
                                 for one in shared[:4])],
-            account.steps, _looked(case, account), _severity(account),
+            account.steps, case.looked_at(account), _severity(account),
         )  # fmt: skip
 
 
@@ -246,7 +241,7 @@ def averaged_twice(case: Case) -> Iterator[Claim]:
             f"({shared[-1].by}){words}",
             shared[-1].source, account.buffers, None if is_harmless else relative,
             [Proof(f"{one.by}: {one.operation}", one.source, one.factor) for one in shared],
-            account.steps, _looked(case, account), severity,
+            account.steps, case.looked_at(account), severity,
         )  # fmt: skip
 
 
@@ -299,7 +294,7 @@ def ranks_differ(case: Case) -> Iterator[Claim]:
             first, account.buffers, None,
             [Proof(f"rank {account.joint.rank} consumes |grad| {account.joint.norm or 0:.4g}",
                    step.source)],
-            account.steps, _looked(case, account),
+            account.steps, case.looked_at(account),
         )  # fmt: skip
 
 
@@ -409,7 +404,7 @@ def gather_detached(case: Case) -> Iterator[Claim]:
                 [Proof(f"the loss is {values[0]:.6g} on each of {len(values)} ranks", call.source),
                  Proof("all_gather, of which the backward knows nothing", gathers[-1].source),
                  _exchange(account)],
-                account.steps, _looked(case, account), _severity(account),
+                account.steps, case.looked_at(account), _severity(account),
             )  # fmt: skip
             break
 
@@ -461,7 +456,7 @@ def loss_all_reduced(case: Case) -> Iterator[Claim]:
                     Fraction(world),
                     [Proof("the backward adds the gradient of the loss over the ranks",
                            call.source, Fraction(world))],
-                    kind.steps, case.windows_looked_at(kind.first.step.optimizer),
+                    kind.steps,
                 )  # fmt: skip
             yield from _reduced_in_place(case, call, sorted(kind.first.buffers), kind.steps)
 
@@ -530,7 +525,7 @@ def unused_on_some_ranks(case: Case) -> Iterator[Claim]:
                 f"averaged over {world} ranks, of which {named_ranks(without)} gave nothing",
                 shared.source, account.buffers, Fraction(world - len(without), world),
                 [Proof(f"{shared.by}: {shared.operation}", shared.source, shared.factor)],
-                account.steps, _looked(case, account),
+                account.steps, case.looked_at(account),
             )  # fmt: skip
 
 
