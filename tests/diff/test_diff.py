@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import tracer
 from tests.diff.runs import (
     Net,
     Renamed,
@@ -432,3 +433,22 @@ def test_optimizers_that_step_at_other_numbers_are_compared_one_by_one(tmp_path:
         }
         # Steps 2, 4, 6 beside 4, 8, 12; the critic's lr is 0, so how often it steps is no matter.
         assert factors == {((2, 4), 1), ((4, 8), 1), ((6, 12), 1)}
+
+
+# Levels of detail.
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        ("buffers", "No difference: the same gradients and the same steps."),
+        ("structure", "Nothing to compare: no gradient was measured in both."),
+    ],
+)
+def test_a_trace_of_less_detail_is_compared_by_what_it_has(
+    detail: str, said: str, trace: Traces, tmp_path: Path
+) -> None:
+    with tracer.Recorder(tmp_path / "less.trace", detail=detail):
+        Run().train()
+
+    assert headline(text_of(trace("one call"), tmp_path / "less.trace")) == said

@@ -86,6 +86,8 @@ def headline(found: Difference) -> str:
     shown = found.shown
     if shown is None:
         return "Nothing to compare: no step or filling of a buffer is in both."
+    if shown.of_kind("unknown") and not shown.compared:
+        return "Nothing to compare: no gradient was measured in both."
     if found.is_none:
         return _of_no_difference(found)
     if shown.is_proportional and shown.clusters:
