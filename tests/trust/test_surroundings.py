@@ -1,0 +1,278 @@
+"""Places where things go wrong around the tracer: the script is none the wiser, and we say why."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import TRAINING, Ended, Folder, assert_same
+from tracer.analysis.balance import check_balance
+from tracer.errors import TracerError
+from tracer.tracefile import load
+
+LONG = (
+    TRAINING
+    + """
+for iteration in range(400):
+    step()
+print([p.tolist() for p in model.parameters()])
+raise SystemExit(5)
+"""
+)
+
+SHORT = (
+    TRAINING
+    + """
+for iteration in range(3):
+    step()
+    print(iteration, [p.tolist() for p in model.parameters()])
+"""
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def readable(folder: Folder, name: str) -> bool:
+    """Whether the trace that was left is one, with books that balance, or is told to be damaged."""
+    try:
+        with load(folder.path / name) as trace:
+            return check_balance(trace).is_balanced
+    except TracerError as error:
+        return error.slug == "damaged-trace"
+
+
+@pytest.mark.sweep
+def test_a_disk_that_fills_up_stops_the_recording_only(folder: Folder) -> None:
+    folder.write("script.py", LONG)
+    plain = folder.python("script.py")
+
+    for kilobytes in (0, 8, 350, 500):
+        traced = limited(folder, kilobytes)
+
+        assert "Traceback" not in traced.err
+        if traced.code == 2:  # not even an empty trace has room: told before the script runs
+            assert (traced.out, len(traced.err.splitlines())) == ("", 1)
+            assert kilobytes < 350
+        else:
+            assert_same(plain, traced)
+            assert "gradtrace" in traced.err
+            assert readable(folder, "script.trace")
+        for file in folder.path.glob("script.trace*"):
+            file.unlink()
+
+
+def limited(folder: Folder, kilobytes: int) -> Ended:
+    """Traced by a process that may write files of so many kilobytes only."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+
+    process = subprocess.run(
+        [sys.executable, "-B", str(folder.cli_path), "trace", "--no-svg", "script.py"],
+        cwd=folder.path, capture_output=True, text=True, preexec_fn=limit, timeout=100, check=False,
+    )  # fmt: skip
+    return Ended(process.returncode, process.stdout, process.stderr)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(place)]
+    may = shutil.which("mount") and not subprocess.run(words, check=False).returncode
+    if not may:
+        pytest.skip("may not mount a small disk here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_truly_full_disk_stops_the_recording_only(folder: Folder, small_disk: Path) -> None:
+    folder.write("script.py", LONG)
+
+    traced = folder.traced("-o", str(small_disk / "run.trace"), "script.py")
+
+    assert_same(folder.python("script.py"), traced)
+    assert "disk is full" in traced.summary or "full" in traced.summary
+    with load(small_disk / "run.trace") as trace:
+        assert len(trace.calls) > 10
+        assert check_balance(trace).is_balanced
+
+
+UNWRITABLE = {
+    "a folder that does not exist": "no/such/folder/run.trace",
+    "a folder": "taken.trace",
+    "a file inside a file": "script.py/run.trace",
+    "a name that is too long": "x" * 300 + ".trace",
+    "a device that is always full": "/dev/full/run.trace",
+}
+
+
+@pytest.mark.parametrize("place", UNWRITABLE)
+def test_an_output_that_is_impossible_is_told_before_the_script_runs(
+    folder: Folder, place: str
+) -> None:
+    folder.write("script.py", "print('it ran')")
+    (folder.path / "taken.trace").mkdir()
+
+    ended = folder.traced("-o", UNWRITABLE[place], "script.py")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert len(ended.err.splitlines()) == 1
+    assert ended.err.startswith("gradtrace: ")
+
+
+def test_a_folder_that_is_read_only_is_told_before_the_script_runs(folder: Folder) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    folder.write("script.py", "print('it ran')")
+    folder.path.chmod(0o500)
+
+    assert folder.traced("script.py").code == 2
+
+
+SURROUNDINGS: Mapping[str, Mapping[str, str | None]] = {
+    "no home": {"HOME": None},
+    "a home that does not exist": {"HOME": "/nonexistent"},
+    "no path": {"PATH": ""},
+    "plain ASCII": {
+        "LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0",
+        "PYTHONIOENCODING": "ascii",
+    },
+    "Latin-1": {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+    "no temporary folder": {"TMPDIR": "/nonexistent"},
+    "no colours": {"NO_COLOR": "1", "TERM": "dumb"},
+    "one column": {"COLUMNS": "1", "LINES": "1"},
+    "nonsense for numbers": {"RANK": "x", "WORLD_SIZE": "", "COLUMNS": "x"},
+    "optimised": {"PYTHONOPTIMIZE": "2"},
+    "warnings as errors": {"PYTHONWARNINGS": "error::UserWarning"},
+}  # fmt: skip
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_surroundings_change_nothing(folder: Folder, name: str) -> None:
+    folder.write("script.py", SHORT)
+    environment = without({**os.environ, **SURROUNDINGS[name]})
+
+    plain = run(folder, environment, "script.py")
+    traced = run(folder, environment, str(folder.cli_path), "trace", "script.py")
+
+    assert_same(plain, traced)
+    assert "3 backward calls in 3 steps" in traced.summary
+    assert "Traceback" not in traced.err
+    assert (folder.path / "script.svg").exists()
+    for words in (["explain", "script.trace"], ["graph", "script.trace"], ["info", "script.trace"]):
+        assert run(folder, environment, str(folder.cli_path), *words).code == 0
+
+
+def without(environment: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if value is not None}
+
+
+def run(folder: Folder, environment: Mapping[str, str], *words: str) -> Ended:
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder.path, env=environment, capture_output=True,
+        timeout=100, check=False,
+    )  # fmt: skip
+    return Ended(done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1"))
+
+
+def test_without_any_layout_program_the_picture_alone_is_missing(folder: Folder) -> None:
+    folder.write("script.py", SHORT)
+    folder.write("graphviz_pure.py", "raise ImportError('not installed')")
+    nothing = {"PATH": "", "GRADTRACE_DOT": "/nonexistent/dot", "PYTHONPATH": str(folder.path)}
+
+    traced = folder.cli("trace", "script.py", environment=nothing)
+
+    assert traced.code == 0
+    assert traced.out == folder.python("script.py").out
+    assert not (folder.path / "script.svg").exists()
+    assert "Traceback" not in traced.err
+
+
+def test_two_runs_do_not_write_one_trace(folder: Folder) -> None:
+    folder.write(
+        "waits.py",
+        "import pathlib, time\npathlib.Path('ready').touch()\n"
+        "while not pathlib.Path('go').exists():\n    time.sleep(0.02)\n" + SHORT,
+    )
+    folder.write("script.py", SHORT)
+    first = folder.start_traced("-o", "run.trace", "waits.py")
+    while not (folder.path / "ready").exists():
+        assert first.poll() is None
+
+    second = folder.traced("-o", "run.trace", "script.py")
+    (folder.path / "go").touch()
+    out, err = first.communicate(timeout=60)
+
+    assert second.code == 2
+    assert second.out == ""
+    assert "being written by another run" in second.err
+    assert "3 backward calls in 3 steps" in err
+    assert out == folder.python("script.py").out
+    with folder.trace("run.trace") as trace:
+        assert len(trace.calls) == 3
+
+
+ENDINGS = {
+    "exits at once": "import os; os._exit(7)",
+    "kills itself": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "is terminated": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "is interrupted": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+    "aborts": "import os; os.abort()",
+    "ignores a termination": (
+        "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "os.kill(os.getpid(), signal.SIGTERM); print('still here')"
+    ),
+    "handles a termination": (
+        "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); "
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    ),
+    "forks": (
+        "import os\nchild = os.fork()\nstep()\n"
+        "if child: print(os.waitpid(child, 0)[1]); step()\nelse: os._exit(3)"
+    ),
+    "forks, and the child lives longer": (
+        "import os, sys, time\nif not os.fork():\n    time.sleep(0.3)\n    step()\n    sys.exit(1)"
+    ),
+    "exits in a thread": (
+        "import sys, threading\nt = threading.Thread(target=lambda: (step(), sys.exit(4)))\n"
+        "t.start(); t.join(); print('on')"
+    ),
+    "closes its output": "import sys; sys.stdout.close(); sys.stderr.close()",
+    "closes the descriptors": "import os; os.close(1); os.close(2)",
+    "removes its folder": "import os, shutil; shutil.rmtree(os.getcwd()); step()",
+    "goes elsewhere": "import os; os.chdir('/'); step()",
+}
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ENDINGS)
+def test_however_a_script_ends_it_ends_as_alone(folder: Folder, name: str) -> None:
+    text = TRAINING + "step()\nprint(model.weight.tolist(), flush=True)\n" + ENDINGS[name]
+    ended = []
+    for kind in ("plain", "traced"):
+        own = Folder(folder.path / kind)
+        own.write("script.py", text)
+        ended.append(own.python("script.py") if kind == "plain" else own.traced("script.py"))
+
+    plain, traced = ended
+    assert traced.code == plain.code
+    assert traced.out == plain.out.replace("/plain/", "/traced/")
+    own_err = traced.own_err.replace("/traced/", "/plain/")
+    assert own_err == plain.err
+    trace = folder.path / "traced" / "script.trace"
+    if trace.exists():
+        with load(trace) as found:
+            assert found.calls
+            assert check_balance(found).is_balanced
