@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import tracer.devices
-import tracer.record.recorder
-import tracer.testing  # noqa: F401 - what pytester finds loaded it leaves alone
-
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +38,9 @@ def train(parts=1, divide=1):
 
 
 def run_tests(pytester: pytest.Pytester, body: str, *options: str) -> pytest.RunResult:
-    """Somebody's test file, in a pytest of its own; in this process, for torch is here already."""
+    """Somebody's test file, in a pytest and a process of its own: operators are registered once."""
     pytester.makepyfile(TRAINING + body)
-    return pytester.runpytest_inprocess(*PLUGIN, *options)
+    return pytester.runpytest_subprocess(*PLUGIN, *options)
 
 
 def test_a_function_is_recorded_and_its_result_kept(pytester: pytest.Pytester) -> None:
