@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ class Sketch:
         )  # fmt: skip
 
     def close(self) -> Path:
-        self._writer.close(RunInfo(**{**self._info.__dict__, "status": "finished"}))
+        self._writer.close(replace(self._info, status="finished"))
         return self.path
 
     def source(self, line: int) -> int:

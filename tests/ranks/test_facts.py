@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 from tracer.events import (
@@ -54,7 +55,7 @@ def test_facts_of_ranks_are_read_back_as_they_were_written(tmp_path: Path) -> No
         assert trace.buffers == {0: BUFFER}
         assert trace.wrappers == {0: WRAPPER}
         assert trace.layout(0) == layout
-        blobless = Exchange(**{**vars(EXCHANGE), "measurements": b"", "values": b""})
+        blobless = replace(EXCHANGE, measurements=b"", values=b"")
         assert trace.exchanges == [blobless]
         assert trace.uses == [USE]
         assert trace.events == [USE, blobless]

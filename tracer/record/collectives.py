@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -297,13 +297,15 @@ class Exchanges(Instrument):
             pieces += [self._piece("left", owned, opened.shelf) for owned in opened.leaving]
         measured = opened.shelf.fetch()
         fact = opened.fact
-        values = vars(fact) | {
-            "layout": describe_pieces(self._journal, measured.rows, pieces),
-            "outcome": outcome,
-            "measurements": measured.measurements,
-            "values": measured.values,
-        }
-        self._journal.add(Exchange(**values))
+        self._journal.add(
+            replace(
+                fact,
+                layout=describe_pieces(self._journal, measured.rows, pieces),
+                outcome=outcome,
+                measurements=measured.measurements,
+                values=measured.values,
+            )
+        )
 
     # Who waits for them.
 
