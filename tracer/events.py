@@ -74,7 +74,8 @@ class RunInfo:
     gave up before the script ended.
 
     Of a job of several processes: `rank` of `world`, `local_rank` on its machine; `launcher` is who
-    started it ("torchrun", "spawn", "environment", "simulation", "" for a single process),
+    started it: "torchrun", "children" (of the traced script: mp.spawn, Lightning), "simulation",
+    "environment" (whoever set RANK), "" for a single process;
     `backend` that of the default process group. `siblings` are the names of the files of all ranks,
     in the order of ranks, beside this one; `job` is a text that they share. `simulated`: this is
     the only process, and stands for all ranks, taken to be equal.

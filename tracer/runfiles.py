@@ -13,7 +13,7 @@ from tracer.errors import TraceUnreadable
 from tracer.events import RunInfo
 from tracer.tracefile import Trace, load
 
-__all__ = ["Run", "file_of_rank", "load_run", "siblings_of"]
+__all__ = ["Run", "file_of_rank", "load_run", "ranks_of_job", "siblings_of"]
 
 RANKED = re.compile(r"(?P<stem>.*)\.rank(?P<rank>\d+)(?P<ending>\.[^.]*)")
 
@@ -21,6 +21,15 @@ RANKED = re.compile(r"(?P<stem>.*)\.rank(?P<rank>\d+)(?P<ending>\.[^.]*)")
 def file_of_rank(output: Path, rank: int) -> Path:
     """Where a rank writes: run.trace is run.rank1.trace for rank 1."""
     return output.with_suffix(f".rank{rank}{output.suffix}")
+
+
+def ranks_of_job(output: Path, job: str) -> list[Path]:
+    """The files beside `output` that ranks of a job wrote, those of low ranks first."""
+    traces = list(_readable(_neighbours(file_of_rank(output, 0), itself=True)))
+    found = sorted((t.info.rank, t.path) for t in traces if t.info.job == job)
+    for trace in traces:
+        trace.close()
+    return [path for _, path in found]
 
 
 def siblings_of(path: Path, rank: int, world: int) -> tuple[str, ...]:
@@ -99,7 +108,7 @@ def _run_of(path: Path) -> Run:
     return _with_siblings(trace)
 
 
-def _neighbours(path: Path) -> list[Path]:
+def _neighbours(path: Path, itself: bool = False) -> list[Path]:
     """The files that are called like those of the other ranks."""
     match = RANKED.fullmatch(path.name)
     if match is None:
@@ -108,7 +117,9 @@ def _neighbours(path: Path) -> list[Path]:
     if not path.parent.is_dir():
         return []
     return sorted(
-        other for other in path.parent.iterdir() if name.fullmatch(other.name) and other != path
+        other
+        for other in path.parent.iterdir()
+        if name.fullmatch(other.name) and (itself or other != path)
     )
 
 

@@ -16,6 +16,7 @@ from tracer.analysis.checks.case import Case
 from tracer.analysis.checks.run import examine
 from tracer.analysis.contents import contents_of
 from tracer.analysis.explain import Explainer
+from tracer.analysis.job import job_of, seen_from
 from tracer.analysis.places import Place, places_of
 from tracer.commands.console import progress, tell, wants_colour
 from tracer.commands.graph import Wish, draw
@@ -23,9 +24,11 @@ from tracer.errors import TracerError
 from tracer.events import Call, RunInfo
 from tracer.graph.build import build
 from tracer.graph.names import Names
-from tracer.tracefile import Trace, load
+from tracer.runfiles import Run, load_run
+from tracer.tracefile import Trace
 from tracer.views.explain import answers_text
 from tracer.views.findings import findings_text
+from tracer.views.ranks import job_text
 from tracer.views.terminal import Ink, Written, balance_text, summary_text
 
 if TYPE_CHECKING:
@@ -56,20 +59,25 @@ class Remarks(list[str]):
         return otherwise
 
 
-def after_run(plan: Plan, failure: str) -> None:
-    """Check the trace that was just written, draw it, and say on standard error what is in it."""
+def after_run(plan: Plan, failure: str, has_ended: bool = False) -> None:
+    """Check the trace that was just written, draw it, and say on standard error what is in it.
+
+    Of a job the traces of all ranks are looked at; `has_ended` says that none is at work any more.
+    """
     remarks = Remarks()
     if failure:
         remarks.append(f"the tracer gave up and the script went on without it: {failure}")
     ink = Ink(wants_colour(sys.__stderr__))
-    with load(plan.output) as trace:
+    with load_run(plan.output) as traces:
+        trace = seen_from(traces, plan.output)
         contents = contents_of(trace)
-        written = [plan.output]
+        written = [rank.path for rank in traces.ranks.values()]
+        head = job_text(job_of(traces), ink) if has_ended or contents.run.simulated else ""
         places: Sequence[Place] = ()
         balance, following, answer, found = "", "", "", ""
         if contents.calls:
             balance = remarks.attempt("balance", lambda: _balance(trace), "not checked")
-            answer = remarks.attempt("answer", lambda: _answer(trace, ink), "")
+            answer = remarks.attempt("answer", lambda: _answer(traces, trace, ink), "")
             if not answer:
                 places = remarks.attempt("places", lambda: places_of(build(trace)), [])
             following = _following(trace, plan.output)
@@ -87,7 +95,7 @@ def after_run(plan: Plan, failure: str) -> None:
             following=following,
             ink=ink,
         )
-    tell(f"{text}\n{found}" if found else text)
+    tell(f"{head}{text}\n{found}" if found else f"{head}{text}")
 
 
 def _findings(trace: Trace, plan: Plan, ink: Ink) -> str:
@@ -97,12 +105,12 @@ def _findings(trace: Trace, plan: Plan, ink: Ink) -> str:
     return findings_text(report, [_as_typed(plan.output)], ink)
 
 
-def _answer(trace: Trace, ink: Ink) -> str:
+def _answer(traces: Run, trace: Trace, ink: Ink) -> str:
     """What `explain` says first; "" for graphs so large that it would keep the user waiting."""
     layouts = {call.layout for call in trace.calls}
     if max(len(trace.layout(layout).states) for layout in layouts) > MOST_NODES:
         return ""
-    return answers_text(Explainer(trace).overview(), trace, ink, MOST_ANSWERS)
+    return answers_text(Explainer(trace, traces.ranks).overview(), trace, ink, MOST_ANSWERS)
 
 
 def _folder(run: RunInfo) -> str:

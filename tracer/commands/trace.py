@@ -7,13 +7,14 @@ import atexit
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.commands import metadata
+from tracer.commands import launch, metadata
 from tracer.commands.console import say
 from tracer.commands.values import (
     Steps,
@@ -27,14 +28,15 @@ from tracer.commands.values import (
 )
 from tracer.errors import TracerError, WrongUse
 from tracer.events import RunInfo
-from tracer.record import script
+from tracer.record import children, script
 from tracer.record.script import Ending, Target, TorchWatch
-from tracer.runfiles import file_of_rank
-from tracer.tracefile import TraceWriter
+from tracer.runfiles import file_of_rank, ranks_of_job
+from tracer.tracefile import TraceWriter, load
 
 if TYPE_CHECKING:
     from tracer.devices import VirtualGpus
     from tracer.record.recorder import Recorder
+    from tracer.record.simulation import Simulation
 
 __all__ = ["Plan", "add_options", "run"]
 
@@ -47,6 +49,7 @@ PARSERS: Mapping[str, Callable[[object], Any]] = {
     "svg": parse_switch,
     "check": parse_switch,
     "gpus": parse_count,
+    "world_size": parse_count,
     "terms": parse_switch,
 }
 """The options that a script may carry in its `[tool.tracer]` table, and how each is read."""
@@ -66,6 +69,7 @@ class Plan:
     depth: int | None = None
     gpus: int | None = None
     terms: bool = False
+    world_size: int | None = None
     gpus_insist: bool = False
     """Whether the virtual ones were asked for by a flag, which wins over real ones."""
 
@@ -121,6 +125,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="run it on N virtual CUDA devices (slow, with real values), for machines without any",
     )  # fmt: skip
     parser.add_argument(
+        "--nproc-per-node", type=option(parse_count), metavar="N",
+        help="run it as N ranks on this machine, started by torch's own launcher",
+    )  # fmt: skip
+    parser.add_argument(
+        "--world-size", type=option(parse_count), metavar="N",
+        help="run one rank as if it were the first of N equal ones: nothing is exchanged in fact",
+    )  # fmt: skip
+    parser.add_argument(
         "--terms", action="store_true", default=None,
         help="tell how much of each gradient comes from each term of the loss; costs a further "
         "backward pass for every term",
@@ -146,6 +158,8 @@ def run(options: argparse.Namespace) -> int:
     hidden = target.hidden_module()
     if hidden is not None:
         say(f"{hidden} is hidden by this program's own package `tracer`: the script finds that one")
+    if launch.is_asked(options):
+        return _launch(options, _plan(target, vars(options)))
     plan = _plan(target, vars(options))
     session = Session(plan)
     session.begin()
@@ -157,6 +171,28 @@ def run(options: argparse.Namespace) -> int:
     if session.ending.interrupted:
         raise KeyboardInterrupt
     return session.ending.exit_code
+
+
+def _launch(options: argparse.Namespace, plan: Plan) -> int:
+    """Have the ranks run, each under a tracer of its own, and sum up what they left."""
+    if plan.world_size is not None:
+        raise WrongUse(
+            "wrong-use", "--nproc-per-node and --world-size: ranks are started, or simulated"
+        )
+    code, job = launch.launch(options)
+    _report_job(plan, job)
+    return code
+
+
+def _report_job(plan: Plan, job: str) -> bool:
+    """Say once for all ranks what the job left; False if no rank of it left anything."""
+    # Reading needs networkx, which the script must not find imported because we looked on.
+    from tracer.commands import report
+
+    for output in ranks_of_job(plan.output, job):
+        report.after_run(replace(plan, output=output), "", has_ended=True)
+        return True
+    return False
 
 
 def _of_rank(output: Path, environment: Mapping[str, str]) -> Path:
@@ -207,6 +243,8 @@ class Session:
         self._recorder: Recorder | None = None
         self._gpus: VirtualGpus | None = None
         self._watch = TorchWatch(self._on_torch)
+        self._simulation: Simulation | None = None
+        self._job = os.environ.get(children.JOB) or uuid.uuid4().hex
         self._process = os.getpid()
         self._started = time.time()
 
@@ -217,8 +255,22 @@ class Session:
             TraceUnwritable: before anything of the script ran.
         """
         self._held = TraceWriter(self.plan.output, self._info())
+        children.forget()
+        if self.plan.world_size is None:
+            self._invite_children()
+        else:
+            os.environ.update(_simulated(self.plan.world_size))
         atexit.register(self.finish)
         self._watch.start()
+
+    def _invite_children(self) -> None:
+        """Ranks that the script starts by itself are found by their environment."""
+        plan = self.plan
+        children.invite(
+            os.environ, self._job, plan.output, steps=plan.steps, every=plan.every,
+            detail=plan.detail,
+            command=plan.info.command, script=plan.info.script, options=plan.info.options,
+        )  # fmt: skip
 
     def abandon(self) -> None:
         """Nothing was run: leave nothing behind."""
@@ -244,6 +296,7 @@ class Session:
     def _on_torch(self) -> None:
         """Torch has just been imported, and nothing of it used."""
         self._start_gpus()
+        self._start_simulation()
         self._record()
 
     def _start_gpus(self) -> None:
@@ -265,6 +318,21 @@ class Session:
             return
         self._gpus = gpus
 
+    def _start_simulation(self) -> None:
+        """Make every process group a fake one of the size that was asked for."""
+        if self.plan.world_size is None:
+            return
+        try:
+            # Imports torch, which must not happen before the script does it.
+            from tracer.record.simulation import Simulation
+
+            simulation = Simulation(self.plan.world_size)
+            simulation.start()
+        except Exception as error:  # noqa: BLE001 - the script goes on without
+            say(f"no simulated ranks: {type(error).__name__}: {error}")
+            return
+        self._simulation = simulation
+
     def _record(self) -> None:
         """Start recording; the script goes on without if that fails."""
         info = self.plan.info
@@ -278,6 +346,7 @@ class Session:
                 every=self.plan.every,
                 detail=self.plan.detail,
                 terms=self.plan.terms,
+                simulation=self._simulation,
                 command=info.command,
                 script=info.script,
                 options=info.options,
@@ -294,10 +363,25 @@ class Session:
         if self._recorder is not None:
             self._recorder.stop(status=self.ending.status, exit_code=self.ending.exit_code)
             self.failure = self._recorder.failure
+            self.plan = replace(self.plan, output=self._recorder.output)
         else:
             self._let_go(self.ending.status, self.ending.exit_code)
         if self._gpus is not None:
             self._gpus.stop()
+        if self._simulation is not None:
+            self._simulation.stop()
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self._recorder is None else self._recorder.rank
+
+    def _is_reported_elsewhere(self) -> bool:
+        """Of a job one process speaks: who launched it, or rank 0."""
+        return launch.SUMMARY in os.environ or self._rank != 0
+
+    def _recorded_nothing(self) -> bool:
+        with load(self.plan.output) as trace:
+            return not trace.calls
 
     def _info(self) -> RunInfo:
         return replace(self.plan.info, started=self._started, failure=self.failure)
@@ -313,9 +397,24 @@ class Session:
         # Reading needs networkx, which the script must not find imported because we looked on.
         from tracer.commands import report
 
+        if self._is_reported_elsewhere():
+            if self.failure:
+                say(f"rank {self._rank}: recording stopped and the script went on: {self.failure}")
+            return
+        if self._recorded_nothing() and _report_job(self.plan, self._job):
+            self.plan.output.unlink(missing_ok=True)
+            return
         report.after_run(self.plan, self.failure)
         if self.ending.misses_cuda and self.plan.gpus is None:
             say("the script needs CUDA: `--gpus N` runs it on N virtual devices, with real values")
+
+
+def _simulated(world: int) -> dict[str, str]:
+    """What torchrun would set for the first rank, for scripts that read it."""
+    return {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+        "GROUP_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500",
+    }  # fmt: skip
 
 
 def _remember_interrupt() -> None:

@@ -39,6 +39,7 @@ from tracer.record.modules import Modules
 from tracer.record.operations import OPERATIONS, Asked, Operation, Slot, reduction_of
 from tracer.record.owners import Owned, Owners, address_of, pieces_without_owner
 from tracer.record.quiet import quietly
+from tracer.record.simulation import Simulation
 from tracer.record.sources import Sources
 
 __all__ = ["Exchanges"]
@@ -71,10 +72,12 @@ class Exchanges(Instrument):
         calls: BackwardCalls,
         owners: Owners,
         join: Callable[[], None],
+        simulation: Simulation | None = None,
     ) -> None:
         super().__init__(journal, sources, modules, fail)
         self._calls = calls
         self._owners = owners
+        self._simulation = simulation
         self._join: Callable[[], None] | None = join
         self._libraries: list[Any] = []
         self._open: list[Open] = []
@@ -124,12 +127,14 @@ class Exchanges(Instrument):
         names = [argument.name for argument in operator._schema.arguments]
 
         def kernel(keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-            if not self.recording:
+            if not self.recording and self._simulation is None:
                 return operator.redispatch(keys & BEYOND, *args, **kwargs)
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-            opened = self._begin(operation, arguments, sys._getframe(1))
+            opened = self._begin(operation, arguments, sys._getframe(1)) if self.recording else None
             try:
                 result = operator.redispatch(keys & BEYOND, *args, **kwargs)
+                if self._simulation is not None:
+                    result = self._simulation.answer(operation, arguments, result)
             except BaseException as error:
                 if opened is not None:
                     self._close(opened, f"{type(error).__name__}: {error}")

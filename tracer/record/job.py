@@ -10,15 +10,10 @@ from pathlib import Path
 import torch.distributed as dist
 
 from tracer.events import RunInfo
-from tracer.runfiles import siblings_of
+from tracer.record.children import CHILDREN, JOB
+from tracer.runfiles import file_of_rank, siblings_of
 
-__all__ = ["JOB", "LAUNCHER", "Job"]
-
-JOB = "GRADTRACE_JOB"
-"""Set by the tracer for the processes it starts: a text that all ranks of a job share."""
-
-LAUNCHER = "GRADTRACE_LAUNCHER"
-"""Set likewise: who started them, where their environment does not tell."""
+__all__ = ["Job"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,12 @@ class Job:
     launcher: str = ""
     backend: str = ""
     name: str = ""
+    is_simulated: bool = False
+
+    @classmethod
+    def simulated(cls, world: int) -> Job:
+        """A job of equal ranks, all in this process."""
+        return cls(world=world, launcher="simulation", backend="fake", is_simulated=True)
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Job:
@@ -39,26 +40,30 @@ class Job:
         job = cls(name=_name(environment))
         if rank is not None and world is not None:
             local = _number(environment, "LOCAL_RANK")
-            launcher = environment.get(LAUNCHER) or (
-                "torchrun" if "TORCHELASTIC_RUN_ID" in environment else "environment"
-            )
+            is_torchrun = "TORCHELASTIC_RUN_ID" in environment
             job = replace(
                 job, rank=rank, world=world, local_rank=rank if local is None else local,
-                launcher=launcher if world > 1 or "TORCHELASTIC_RUN_ID" in environment else "",
+                launcher="torchrun" if is_torchrun else "environment" if world > 1 else "",
             )  # fmt: skip
         return job.joined()
 
     def joined(self) -> Job:
         """The same, once the process has joined a process group."""
-        if not (dist.is_available() and dist.is_initialized()):
+        if self.is_simulated or not (dist.is_available() and dist.is_initialized()):
             return self
         rank, world = dist.get_rank(), dist.get_world_size()
-        launcher = self.launcher or os.environ.get(LAUNCHER) or ("environment" if world > 1 else "")
         known = self.world > 1
+        launcher = self.launcher or ("children" if CHILDREN in os.environ else "environment")
         return replace(
             self, rank=rank, world=world, local_rank=self.local_rank if known else rank,
             launcher=launcher, backend=str(dist.get_backend()),
         )  # fmt: skip
+
+    def file(self, output: Path) -> Path:
+        """Where this rank writes: beside the others, under the name of its rank."""
+        if self.world < 2 or self.is_simulated or siblings_of(output, self.rank, self.world):
+            return output
+        return file_of_rank(output, self.rank)
 
     def describe(self, info: RunInfo, output: Path) -> RunInfo:
         """What is known of the run, with what is known of the job."""
@@ -70,7 +75,10 @@ class Job:
             launcher=self.launcher,
             backend=self.backend,
             job=self.name if self.world > 1 else "",
-            siblings=siblings_of(output, self.rank, self.world),
+            simulated=self.is_simulated,
+            siblings=()
+            if self.is_simulated
+            else siblings_of(self.file(output), self.rank, self.world),
         )
 
 

@@ -27,6 +27,7 @@ from tracer.record.job import Job
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
 from tracer.record.owners import Owners
+from tracer.record.simulation import Simulation
 from tracer.record.sources import NodeWatch, SavedTensorHooks, Sources
 from tracer.record.terms import Terms
 from tracer.record.wrappers import Wrappers
@@ -65,6 +66,7 @@ class Recorder:
         detail: what to measure of the gradients. "edges": each of them; "buffers": those in
             buffers, at the roots and between ranks; "structure": none, shapes are kept.
         terms: run each backward call once more for every term of its loss, to tell their shares.
+        simulation: the other ranks of a job, where there are none in fact; started before.
         command, script, options: what to keep about the run.
 
     The run is not changed: if the tracer itself fails it stops recording, says why in `failure`,
@@ -84,6 +86,7 @@ class Recorder:
         every: int = 1,
         detail: str = "edges",
         terms: bool = False,
+        simulation: Simulation | None = None,
         command: Sequence[str] = (),
         script: str = "",
         options: dict[str, Any] | None = None,
@@ -114,8 +117,15 @@ class Recorder:
             options={**(options or {}), "detail": detail},
             pid=os.getpid(),
         )
-        self._job = Job.here()
+        self._simulation = simulation
+        self._job = Job.here() if simulation is None else Job.simulated(simulation.world)
+        self.output = self._job.file(self.output)
         self._started = False
+
+    @property
+    def rank(self) -> int:
+        """The rank of this process in its job; 0 of a single process."""
+        return self._job.rank
 
     def start(self) -> None:
         """Open the trace and begin to record."""
@@ -136,7 +146,7 @@ class Recorder:
         parts = (self._journal, sources, modules)
         batches, hooks, owners = Batches(), HookCalls(sources.here), Owners(modules)
         calls = BackwardCalls(*parts, self._nodes, batches, hooks, self._fail)
-        self._exchanges = Exchanges(*parts, self._fail, calls, owners, self._join)
+        self._exchanges = Exchanges(*parts, self._fail, calls, owners, self._join, self._simulation)
         self._switched: list[Switched] = [
             calls,
             self._exchanges,
@@ -165,8 +175,16 @@ class Recorder:
         self._info = replace(self._info, status=status, exit_code=exit_code, failure=self.failure)
         try:
             self._journal.close(info=self._info)
+            self._move()
         except Exception as error:  # noqa: BLE001 - a full disk must not stop training
             self._note_failure(error)
+
+    def _move(self) -> None:
+        """A process that learnt its rank after the start takes its place beside the others."""
+        place = self._job.file(self.output)
+        if place != self.output and not place.exists():
+            self.output.rename(place)
+            self.output = place
 
     def _release(self) -> None:
         self._switch(False)
