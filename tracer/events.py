@@ -159,8 +159,8 @@ class Wrapper:
 
     - DDP: hook ("" for the default reducer, which divides by the ranks before it adds),
       gradient_as_bucket_view, static_graph, find_unused_parameters, bucket_cap_mb
-    - FSDP2: divide_factor, reduce_op where it was set, None otherwise; reshard_after_forward;
-      replicas, the id of the second group under HSDP
+    - FSDP2: predivide and postdivide, by what it divides before and after it reduces (None: it does
+      not); divide_factor where one was set; replicas, the group of copies under HSDP
     - FSDP1: strategy, use_orig_params, predivide, postdivide, hook; replicas, as above
     """
 

@@ -121,9 +121,14 @@ class _Account:
         return max(abs(a - b) for a, b in zip(*self._sides(), strict=True)) / scale
 
     def _sides(self) -> tuple[list[float], list[float]]:
-        sums = [math.fsum(column) for column in zip(*(_terms(m) for m in self.parts), strict=True)]
-        width = len(_terms(self.total or self.parts[0]))
-        return sums or [0.0] * width, _terms(self.total) if self.total else [0.0] * width
+        everything = [m for m in (*self.parts, self.total) if m is not None]
+        # A shard and the whole, of which it is a part, have their fingerprints in common only.
+        width = min(len(_terms(m)) for m in everything)
+        sums = [
+            math.fsum(column)
+            for column in zip(*(_terms(m)[:width] for m in self.parts), strict=True)
+        ]
+        return sums or [0.0] * width, _terms(self.total)[:width] if self.total else [0.0] * width
 
     def imbalance(self, error: float) -> Imbalance:
         factor = _ratio(*self._sides(), self.tolerance)

@@ -125,7 +125,7 @@ def _of_two(a: _Part, b: _Part, whole: Measurement) -> tuple[Share, Share]:
 
 
 def _projected(part: _Part, whole: Measurement) -> Share | None:
-    if whole.values and part.measured.values:
+    if whole.values and part.measured.values and whole.elements == part.measured.elements:
         dot = sum(_inner(x, y) for x, y in zip(whole.values, part.measured.values, strict=True))
         square = sum(_inner(x, x) for x in whole.values)
         return Share(part.factor * dot / square) if square else None

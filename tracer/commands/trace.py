@@ -244,7 +244,7 @@ class Session:
         self._gpus: VirtualGpus | None = None
         self._watch = TorchWatch(self._on_torch)
         self._simulation: Simulation | None = None
-        self._job = os.environ.get(children.JOB) or uuid.uuid4().hex
+        self._job = children.name_of_job(os.environ) or uuid.uuid4().hex
         self._process = os.getpid()
         self._started = time.time()
 

@@ -12,7 +12,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from tracer.runfiles import file_of_rank
 if TYPE_CHECKING:
     from tracer.record.recorder import Recorder
 
-__all__ = ["CHILDREN", "JOB", "forget", "invite", "watch"]
+__all__ = ["CHILDREN", "JOB", "forget", "invite", "name_of_job", "watch"]
 
 CHILDREN = "GRADTRACE_CHILDREN"
 """What children are to record, as JSON; not set where nobody asked for it."""
@@ -41,6 +41,13 @@ def invite(environment: MutableMapping[str, str], job: str, output: Path, **opti
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     if BOOT not in paths:
         environment["PYTHONPATH"] = os.pathsep.join([BOOT, *paths])
+
+
+def name_of_job(environment: Mapping[str, str]) -> str:
+    """What all ranks of a job have in common, and no other job at this time; "" for no job."""
+    parts = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+    launched = " ".join(environment.get(part, "") for part in parts).strip()
+    return environment.get(JOB) or launched
 
 
 def forget() -> None:

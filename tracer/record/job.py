@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from tracer.events import RunInfo
-from tracer.record.children import CHILDREN, JOB
+from tracer.record.children import CHILDREN, name_of_job
 from tracer.runfiles import file_of_rank, siblings_of
 
 __all__ = ["Job"]
@@ -37,7 +37,7 @@ class Job:
     def here(cls, environment: Mapping[str, str] = os.environ) -> Job:
         """The job that the environment describes, and torch, where a group is there already."""
         rank, world = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
-        job = cls(name=_name(environment))
+        job = cls(name=name_of_job(environment))
         if rank is not None and world is not None:
             local = _number(environment, "LOCAL_RANK")
             is_torchrun = "TORCHELASTIC_RUN_ID" in environment
@@ -85,12 +85,3 @@ class Job:
 def _number(environment: Mapping[str, str], name: str) -> int | None:
     value = environment.get(name, "")
     return int(value) if value.isdecimal() else None
-
-
-def _name(environment: Mapping[str, str]) -> str:
-    """What all ranks of a job have in common, and no other job at this time."""
-    given = environment.get(JOB)
-    if given:
-        return given
-    parts = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
-    return " ".join(environment.get(part, "") for part in parts).strip()

@@ -200,6 +200,19 @@ class Modules:
         found = [(number, reference()) for reference, number in list(self._buffers.values())]
         return [(number, leaf) for number, leaf in found if leaf is not None]
 
+    def _learn_originals(self) -> None:
+        """What FSDP2 has gathered, from what."""
+        for reference in list(self._roots.values()):
+            root = reference()
+            for gathered, original in sharded_originals(root) if root is not None else ():
+                self._originals[id(gathered)] = (weakref.ref(gathered), weakref.ref(original))
+                known = self._parameters.get(id(gathered))
+                if known is not None and known[0]() is gathered:
+                    # The module holds one or the other, and they are called alike.
+                    self._parameters.setdefault(
+                        id(original), (weakref.ref(original), known[1], known[2])
+                    )
+
     def holder(self, leaf: torch.Tensor) -> torch.Tensor:
         """The tensor whose `.grad` the optimizer reads: of what FSDP2 gathers, this rank's part."""
         known = self._originals.get(id(leaf))
@@ -213,6 +226,7 @@ class Modules:
         known = self._buffers.get(id(leaf))
         if known is not None and known[0]() is leaf:
             return known[1]
+        self._learn_originals()
         root, name = self._name(leaf, users)
         if not name and hasattr(leaf, "_fqns"):
             name = "_flat_param"  # FSDP1 takes it off its module while the parameters are in use
@@ -238,11 +252,11 @@ class Modules:
 
     def _name(self, leaf: torch.Tensor, users: list[FrameType]) -> tuple[int | None, str]:
         for attempt in range(2):
+            if self.holder(leaf) is not leaf:
+                return None, ""  # it is called what its original is called
             known = self._parameters.get(id(leaf))
             if known is not None and known[0]() is leaf:
                 return self._owner(known[1], known[2]), known[2]
-            if self.holder(leaf) is not leaf:
-                return None, ""  # it is called what its original is called
             if attempt == 0:
                 self._refresh(users)
         return None, _variable(leaf, users)
@@ -253,9 +267,7 @@ class Modules:
             root = reference()
             if root is not None:
                 self._name_parameters(root, root_id)
-                for gathered, original in sharded_originals(root):
-                    pair = (weakref.ref(gathered), weakref.ref(original))
-                    self._originals[id(gathered)] = pair
+        self._learn_originals()
         for name, module in _modules_in_sight(users):
             if self._find(module) is None:
                 self._register(module, self._free((name,) if name else ()))
