@@ -511,7 +511,8 @@ class Exchange:
 
     `kind` is "all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all", "reduce",
     "gather", "scatter", "send", "recv" or "barrier". `op` is "sum", "avg", "premul_sum" (with
-    `factor`: multiplied, then added), "min", "max", "product"..., "" where nothing is reduced.
+    `factor`: multiplied, then added), "min", "max", "product"..., "" where nothing is reduced, or
+    torch (2.6) does not tell.
     `root` is the rank that a broadcast comes from, a reduce goes to, or the peer of a send.
 
     `call` is the order of the backward call inside which it ran, `node` the node at work in it

@@ -170,7 +170,7 @@ REDUCTIONS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "pre
 
 
 def reduction_of(asked: Mapping[str, Any]) -> str:
-    """How it reduces; "" where it does not, or where this torch (before 2.7) does not tell."""
+    """How it reduces; "" where it does not, or where this torch (2.6) does not tell."""
     operator = asked.get("reduce_op")
     number = operator.op() if operator is not None and operator._has_method("op") else -1
     return REDUCTIONS[number] if 0 <= number < len(REDUCTIONS) else ""
