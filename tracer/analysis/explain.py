@@ -87,12 +87,21 @@ class Explainer:
         self.trace = trace
         self.books = Books(trace, ranks)
         self.names = self.books.names
-        self.buffers = self.books.holdings.written
+        written = self.books.holdings.written
+        by_hand = [b for b in trace.buffers if b not in set(written) and self._is_put_by_hand(b)]
+        self.buffers = [*written, *by_hand]
 
     @cached_property
     def has_terms(self) -> bool:
         """Whether the run was recorded with `--terms`."""
         return any(edit.kind == "terms" for edit in self.trace.edits)
+
+    def _is_put_by_hand(self, buffer: int) -> bool:
+        """Whether a step took what no call ever wrote there."""
+        archive, holdings = self.books.archive, self.books.holdings
+        return not holdings.is_sharded(buffer) and any(
+            archive.has_reading(step, buffer, "consumed") for step in self.trace.steps
+        )
 
     def parameter(self, wanted: str, step: int | None = None) -> list[Explanation]:
         """One parameter at a step, by default the first that consumed it whole.
@@ -122,12 +131,13 @@ class Explainer:
             else:
                 fills = self.books.fills(buffer)
                 found += [self._explained(buffer, f, fills=len(fills)) for f in fills]
-        if not found:
+        if not found and step is not None:
             known = sorted({s.step for s in self.trace.steps})
             raise UnknownName(
                 "unknown-step", f"no gradient was consumed at step {step}; recorded are {known[:9]}"
             )
-        return Overview(_grouped(found), step, run_notes(self.trace))
+        notes = run_notes(self.trace) if found else (_nothing_written(self.trace),)
+        return Overview(_grouped(found), step, notes)
 
     def _step(self, buffer: int, step: int | None) -> Step | None:
         """The step asked for, or the first whose window holds whole calls for this buffer."""
@@ -142,11 +152,13 @@ class Explainer:
                 )
             return found
         candidates = [s for s in steps_of(self.trace, buffer) if s.outcome == "done"]
+        used: Step | None = None
         for candidate in candidates[:50]:
             history = self.books.ledger(buffer, candidate).history
             if history.entries and history.is_complete:
                 return candidate
-        return None
+            used = used or (candidate if history.entries else None)
+        return used
 
     def _at(self, buffer: int, step: int) -> Step | None:
         return next((s for s in steps_of(self.trace, buffer) if s.step == step), None)
@@ -223,6 +235,14 @@ def _is_all_here(ledger: Ledger) -> bool:
     missing = {rank for shared in ledger.history.shared for rank in shared.missing}
     is_simulated = any(shared.is_simulated for shared in ledger.history.shared)
     return not is_simulated and missing <= set(ledger.rest)
+
+
+def _nothing_written(trace: Trace) -> Note:
+    """What to say of a run whose calls only handed gradients back."""
+    count = len(trace.calls)
+    calls = "The recorded backward call" if count == 1 else f"The {count:,} recorded backward calls"
+    words = f"{calls} wrote no .grad: autograd.grad hands gradients to the script, which uses them."
+    return Note("nothing-written", words, trace.calls[0].source)
 
 
 def _grouped(found: Sequence[Explanation]) -> tuple[Group, ...]:

@@ -33,6 +33,9 @@ __all__ = [
     "used_again",
 ]
 
+MOST_LOOKED_AT = 200
+"""Events before a content that nobody wrote, among which it is looked for."""
+
 WORDS = {
     "clip_grad_norm": "clipped by norm",
     "clip_grad_value": "clipped by value",
@@ -62,10 +65,12 @@ class Change:
 class Entry:
     """A contribution of one call that is still in the buffer, and what changed it there.
 
-    `call` is None for content that was there before anything was recorded. `consumed` are the
-    orders of earlier steps that used it already. `rank` is where it comes from: `call` is then that
-    rank's. `is_rest`: that rank's file is missing, and this is what is left over of an exchange. In
-    a simulation it stands for `copies` equal ranks, the members of the groups `met`.
+    `call` is None for content that was there before anything was recorded, or was put there
+    `by_hand`; of that the `candidates` are the calls since the last step that gave a gradient of
+    this buffer. `consumed` are the orders of earlier steps that used it already. `rank` is where it
+    comes from: `call` is then that rank's. `is_rest`: that rank's file is missing, and this is what
+    is left over of an exchange. In a simulation it stands for `copies` equal ranks, the members of
+    the groups `met`.
     """
 
     call: int | None
@@ -77,6 +82,8 @@ class Entry:
     is_rest: bool = False
     copies: int = 1
     met: tuple[tuple[int, ...], ...] = ()
+    by_hand: bool = False
+    candidates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,9 +168,11 @@ class Archive:
         return (buffer, moment) in self._readings_of(event)
 
     def writes(self, event: Event, buffer: int) -> bool:
-        """Whether this is a call that reaches the buffer; told without its measurements."""
-        if not isinstance(event, Call) or not event.accumulates:
-            return False
+        """Whether this is a call that adds to the buffer; told without its measurements."""
+        return isinstance(event, Call) and event.accumulates and self.reaches(event, buffer)
+
+    def reaches(self, event: Call, buffer: int) -> bool:
+        """Whether a call comes to the leaf of the buffer, if only to hand its gradient back."""
         if event.layout not in self._written:
             structure = self.trace.layout(event.layout).structure
             nodes = () if structure is None else self.trace.structure(structure).nodes
@@ -384,7 +393,10 @@ class Book:
             self._content, self._is_known, self._added = None, True, None
             return
         if not self._entries:
-            self._entries = [self._handed_over(event, found) or Entry(None, found)]
+            handed = self._handed_over(event, found)
+            unwritten = self._unwritten(event, found)
+            added = [] if handed else self._added_up(unwritten, found)
+            self._entries = added or [handed or unwritten]
         elif self._is_known:
             self._compare(event, found)
         self._content, self._is_known, self._added = found, True, None
@@ -406,7 +418,9 @@ class Book:
     def _handed_over(self, event: Seen, found: Tensor) -> Entry | None:
         """Content that no backward call wrote: a multiple of what `autograd.grad` handed back?"""
         place = self._archive.places[event.order]
-        earlier = (self._archive.events[n] for n in range(place - 1, max(place - 200, -1), -1))
+        earlier = (
+            self._archive.events[n] for n in range(place - 1, max(place - MOST_LOOKED_AT, -1), -1)
+        )
         for other in earlier:
             if not isinstance(other, Call) or other.entry != "grad" or other.create_graph:
                 continue
@@ -421,6 +435,43 @@ class Book:
                 change = Change("edit", words, factor, other.order, other.source, False)
                 return Entry(other.order, tensor, other.source, (change,))
         return None
+
+    def _added_up(self, unwritten: Entry, found: Tensor) -> list[Entry]:
+        """Content that is a multiple of what several calls of `autograd.grad` gave, together."""
+        given = [g for order in unwritten.candidates if (g := self._given(order)) is not None]
+        if len(given) < 2 or len(given) < len(unwritten.candidates):
+            return []
+        factor = ratio([tensor for _, tensor in given], found)
+        if factor is None:
+            return []
+        words = "put there by hand, added up from autograd.grad"
+        change = Change("edit", words, factor, given[-1][0].order, None, False)
+        return [Entry(call.order, tensor, call.source, (change,)) for call, tensor in given]
+
+    def _given(self, order: int) -> tuple[Call, Tensor] | None:
+        """What a call of `autograd.grad` handed back for this buffer."""
+        call = self._archive.by_order[order]
+        if not isinstance(call, Call) or call.entry != "grad" or call.create_graph:
+            return None
+        facts = self._archive.call(order)
+        for capture in facts.layout.captures:
+            if capture.node == facts.writers.get(self._buffer) and capture.form is not None:
+                tensor = facts.tensor(capture.form, capture.row)
+                return None if tensor.measured is None else (call, tensor)
+        return None
+
+    def _unwritten(self, event: Event, found: Tensor) -> Entry:
+        """Content that no call gave, nor a multiple of it: put there by hand, or from before."""
+        place = self._archive.places[event.order]
+        calls: list[int] = []
+        for n in range(place - 1, max(place - MOST_LOOKED_AT, -1), -1):
+            other = self._archive.events[n]
+            if isinstance(other, Step) and other.step < event.step:
+                break
+            if isinstance(other, Call) and self._archive.reaches(other, self._buffer):
+                calls.append(other.order)
+        by_hand = bool(calls) or self._is_known
+        return Entry(None, found, by_hand=by_hand, candidates=tuple(reversed(calls)))
 
     def _content_is_zero(self) -> bool:
         measured = self._content.measured if self._content else None

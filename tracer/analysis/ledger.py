@@ -269,7 +269,7 @@ class Books:
         for entry in history.entries:
             if entry.call is None:
                 if not entry.is_rest:
-                    unknown = "the buffer held something before anything was recorded"
+                    unknown = self._unwritten(entry, history)
                 continue
             found = self._rows_of(history.buffer, entry)
             if not found:
@@ -289,6 +289,21 @@ class Books:
             history.buffer, step, history, tuple(rows), replicas, unknown, fill, rest, self.rank,
             alike, unlike, whole,
         )  # fmt: skip
+
+    def _unwritten(self, entry: Entry, history: History) -> str:
+        """Why nothing is known of content that no call wrote."""
+        if not entry.by_hand:
+            before = "before anything was recorded"
+            calls = [c for c in self.trace.calls if c.order < (history.step or 0)]
+            if calls and not any(self.archive.reaches(call, history.buffer) for call in calls):
+                return f"no recorded call gave it: it was put there by hand, or {before}"
+            return f"the buffer held something {before}"
+        calls = [self.archive.numbers[order] for order in entry.candidates]
+        if not calls:
+            return "it was put there by hand"
+        shown = ", ".join(map(str, calls[:6])) + (" ..." if calls[6:] else "")
+        of = f"call {shown}" if len(calls) == 1 else f"one of the calls {shown}"
+        return f"it was put there by hand, and is no multiple of what {of} gave"
 
     def _compared(
         self, history: History, step: Step | None

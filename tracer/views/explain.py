@@ -86,7 +86,8 @@ def explanation_text(
 
 def _fillings(found: Sequence[Explanation], lines: Lines, ink: Ink) -> list[str]:
     """A run without steps: what each filling of the buffer came to, in a line each."""
-    head = f"{ink.bold(_clean(found[0].name))}   filled {len(found):,} times, never consumed"
+    times = f"filled {len(found):,} times, not consumed by a torch optimizer"
+    head = f"{ink.bold(_clean(found[0].name))}   {times}"
     rows = []
     for one in found[:MOST_FILLS]:
         axes = [axis for axis in one.verdict.axes if axis.name == "items"]
@@ -442,6 +443,8 @@ def overview_text(overview: Overview, trace: Trace, ink: Ink, terms: bool = Fals
     steps = [group for group in overview.groups if group.members[0].name not in filled]
     text = answers_text(overview, trace, ink)
     notes = _notes(overview.notes, Lines(trace))
+    if not overview.groups:
+        return "\n".join(line.strip() for line in notes) + "\n"
     text += "\n" + "\n".join(line.strip() for line in notes) + "\n" if notes else ""
     return f"{text}\n" + (
         "\n".join(_parameters(steps, Lines(trace), ink, terms)) + "\n" if steps else ""

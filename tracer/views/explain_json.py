@@ -140,6 +140,7 @@ def _term(term: TermVerdict, lr: float | None) -> Document:
     return {
         "kind": term.kind, "words": term.words, "items": term.items, "total": _exact(term.total),
         "weight": _exact(term.weight), "ratio": _real(term.ratio), "unit": term.unit,
+        "least": _real(term.least), "largest": _real(term.largest),
         "unit_weight": _exact(weight),
         "effective_step": None if weight is None or lr is None else _real(lr * float(weight)),
         "unknown": term.unknown,
@@ -155,7 +156,10 @@ def _row(row: Row, trace: Trace) -> Document:
         "samples": samples.count if samples else None,
         "elements_per_sample": samples.each if samples else None,
         "weight_at_loss": _exact(row.weight_at_loss), "weight": _exact(row.weight),
-        "total": _exact(row.total),
+        "total": _exact(row.total), "is_uneven": row.is_uneven,
+        "least": _real(row.least), "largest": _real(row.largest),
+        "own_least": _real(row.own.least) if row.own else None,
+        "own_largest": _real(row.own.largest) if row.own else None,
         "loss_factors": [_factor(factor, trace) for factor in row.loss],
         "later_factors": [_factor(factor, trace) for factor in row.after],
         "reductions": [
