@@ -294,8 +294,8 @@ class Books:
         """Why nothing is known of content that no call wrote."""
         if not entry.by_hand:
             before = "before anything was recorded"
-            calls = [c for c in self.trace.calls if c.order < (history.step or 0)]
-            if calls and not any(self.archive.reaches(call, history.buffer) for call in calls):
+            earlier = [c for c in self.trace.calls if c.order < (history.step or 0)]
+            if earlier and not any(self.archive.reaches(call, history.buffer) for call in earlier):
                 return f"no recorded call gave it: it was put there by hand, or {before}"
             return f"the buffer held something {before}"
         calls = [self.archive.numbers[order] for order in entry.candidates]
