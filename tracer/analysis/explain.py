@@ -23,6 +23,9 @@ from tracer.graph.names import matching
 from tracer.runfiles import Run
 from tracer.tracefile import Trace
 
+MOST_LATER = 12
+"""Later steps that are compared with the one that is shown."""
+
 __all__ = ["Explainer", "Explanation", "Group", "Optimizer", "Overview", "explainer_of"]
 
 NO_TERMS = TermShares(missing="the run was recorded without `trace --terms`")
@@ -137,7 +140,40 @@ class Explainer:
                 "unknown-step", f"no gradient was consumed at step {step}; recorded are {known[:9]}"
             )
         notes = run_notes(self.trace) if found else (_nothing_written(self.trace),)
-        return Overview(_grouped(found), step, notes)
+        groups = _grouped(found)
+        if step is None:
+            groups = tuple(self._with_later(group) for group in groups)
+        return Overview(groups, step, notes)
+
+    def _with_later(self, group: Group) -> Group:
+        """The group, told if a later step of its first parameter is put together otherwise."""
+        first, *others = group.members
+        note = self._later(first)
+        if note is None:
+            return group
+        first = replace(first, notes=(*first.notes, note))
+        return replace(group, members=(first, *others))
+
+    def _later(self, one: Explanation) -> Note | None:
+        """The first later steps whose axes or losses are others."""
+        buffer, shown = one.ledger.buffer, one.ledger.step
+        if shown is None:
+            return None
+        later = [s for s in steps_of(self.trace, buffer) if s.order > shown.order][:MOST_LATER]
+        if any(s.optimizer != shown.optimizer for s in later):
+            return None  # several optimizers take turns: each step is another by design
+        own = _shape_of(one.ledger, one.verdict)
+        for step in later:
+            ledger = self.books.ledger(buffer, step)
+            if not ledger.history.entries:
+                continue
+            verdict = verdict_of(ledger, self.trace)
+            if _shape_of(ledger, verdict) != own:
+                words = f"Step {step.step} differs: {_difference(one.verdict, verdict)}"
+                return Note(
+                    "later-step", f"{words}; see `explain --step {step.step}`.", step.source
+                )
+        return None
 
     def _step(self, buffer: int, step: int | None) -> Step | None:
         """The step asked for, or the first whose window holds whole calls for this buffer."""
@@ -235,6 +271,25 @@ def _is_all_here(ledger: Ledger) -> bool:
     missing = {rank for shared in ledger.history.shared for rank in shared.missing}
     is_simulated = any(shared.is_simulated for shared in ledger.history.shared)
     return not is_simulated and missing <= set(ledger.rest)
+
+
+def _shape_of(ledger: Ledger, verdict: Verdict) -> tuple[object, ...]:
+    """What a step is made of, without the numbers that data bring: calls, losses, verdicts."""
+    calls = len({(row.rank, row.number) for row in ledger.rows})
+    axes = tuple((a.name, a.verdict) for a in verdict.axes if a.name != "afterwards")
+    return calls, axes, tuple(term.kind == "unknown" for term in verdict.terms)
+
+
+def _difference(one: Verdict, other: Verdict) -> str:
+    """The first line in which two answers part."""
+    before = {(axis.name, axis.verdict, axis.words) for axis in one.axes}
+    for axis in other.axes:
+        if axis.name in ("backward calls", "replicas", "ranks") and (
+            (axis.name, axis.verdict, axis.words) not in before
+        ):
+            note = f" ({axis.note})" if axis.note else ""
+            return f"{axis.name} {axis.verdict}, {axis.words}{note}"
+    return other.words
 
 
 def _nothing_written(trace: Trace) -> Note:
