@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,14 @@ FROM_DATA = ("tensor", "as_tensor", "asarray")
 _Device = torch.device
 
 
+# Torch 2.6 has no such argument, and asks no permission.
+_OVERRIDES: dict[str, Any] = (
+    {"allow_override": True}
+    if "allow_override" in inspect.signature(torch.library.Library.impl).parameters
+    else {}
+)
+
+
 class Kernels:
     """Kernels of ours in torch's dispatcher, for as long as there are virtual GPUs."""
 
@@ -67,7 +76,7 @@ class Kernels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a CUDA build warns of each that we override
             for name, kernel in kernels.items():
-                library.impl(name, kernel, key, allow_override=True)
+                library.impl(name, kernel, key, **_OVERRIDES)
 
     def add_fallback(self, key: str, kernel: Callable[..., Any]) -> None:
         """For all operators that have no kernel at this key."""
