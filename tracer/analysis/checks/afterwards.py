@@ -232,30 +232,13 @@ def hooks_pile_up(case: Case) -> Iterator[Claim]:
 def _hook_counts(case: Case) -> dict[tuple[int, ...], list[tuple[int, int | None]]]:
     """For buffers alike: the hooks on them in each call that wrote them, with the call's line."""
     per_buffer: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
-    known: dict[int, list[tuple[int, int]]] = {}
     for call in case.trace.calls:
-        if call.layout not in known:
-            known[call.layout] = _hooked_leaves(case, call.layout)
-        for buffer, hooks in known[call.layout]:
+        for buffer, hooks in case.traits(call.layout).hooked:
             per_buffer[buffer].append((hooks, call.source))
     alike: dict[tuple[tuple[int, int | None], ...], list[int]] = defaultdict(list)
     for buffer, seen in per_buffer.items():
         alike[tuple(seen)].append(buffer)
     return {tuple(buffers): list(seen) for seen, buffers in alike.items()}
-
-
-def _hooked_leaves(case: Case, number: int) -> list[tuple[int, int]]:
-    layout = case.trace.layout(number)
-    if layout.structure is None:
-        return []
-    nodes = case.trace.structure(layout.structure).nodes
-    return [
-        (buffer, state.hooks[0] + state.hooks[2])
-        for state in layout.states
-        if (buffer := nodes[state.node].buffer) is not None
-        and state.ran
-        and state.hooks[0] + state.hooks[2]
-    ]
 
 
 @check(
@@ -312,12 +295,8 @@ def no_gradient(case: Case) -> Iterator[Claim]:
 
     Silent: for frozen parameters.
     """
-    consumed: set[int] = set()
-    for number in {step.layout for step in case.trace.steps}:
-        consumed |= {reading.buffer for reading in case.trace.layout(number).readings}
-    written: set[int] = set()
-    for number in {call.layout for call in case.trace.calls}:
-        written |= _received_in(case, number)
+    consumed = {b for step in case.trace.steps for b in case.traits(step.layout).read}
+    written = {b for call in case.trace.calls for b in case.traits(call.layout).received}
     held: dict[int, list[int]] = defaultdict(list)
     lines: dict[int, int | None] = {}
     for step in case.trace.steps:
@@ -342,11 +321,3 @@ def no_gradient(case: Case) -> Iterator[Claim]:
             [],
             0,
         )
-
-
-def _received_in(case: Case, number: int) -> set[int]:
-    layout = case.trace.layout(number)
-    if layout.structure is None:
-        return set()
-    nodes = case.trace.structure(layout.structure).nodes
-    return {b for r in layout.receipts if (b := nodes[r.node].buffer) is not None}

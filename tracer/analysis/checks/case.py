@@ -9,6 +9,7 @@ from functools import cached_property
 
 from tracer.analysis.callfacts import CallFacts
 from tracer.analysis.checks.finding import Finding
+from tracer.analysis.checks.traits import Traits, traits_of
 from tracer.analysis.checks.windows import Kind, Window, kinds_of, windows_of
 from tracer.analysis.explain import Explainer
 from tracer.analysis.history import Entry
@@ -23,7 +24,7 @@ from tracer.tracefile import Trace
 __all__ = ["Account", "Case"]
 
 MOST_WORK = 60_000
-"""Contributions times ledgers that are looked into, some seconds' worth."""
+"""Contributions, and events times buffers, that are looked into: some seconds' worth."""
 
 FEWEST_KINDS = 6
 """Kinds of windows that are looked into, however large they are."""
@@ -91,6 +92,7 @@ class Case:
         self.found: list[Finding] = []
         """What the checks before this one found."""
         self._network = Network(trace)
+        self._traits: dict[int, Traits] = {}
 
     @cached_property
     def windows(self) -> list[Window]:
@@ -112,14 +114,24 @@ class Case:
         for number in order:
             if number >= len(self.kinds):
                 continue
-            work += sum(
-                len(self.trace.layout(call.layout).contributions)
-                for call in self.kinds[number].first.calls
-            )
-            if work > MOST_WORK and len(found) >= FEWEST_KINDS:
+            work += self._work(self.kinds[number].first)
+            is_enough = len(found) >= (FEWEST_KINDS if work < 5 * MOST_WORK else 1)
+            if work > MOST_WORK and is_enough:
                 break
             found.add(number)
         return [self.kinds[number] for number in sorted(found)]
+
+    def _work(self, window: Window) -> int:
+        """What it takes to look into a window: its calls, and each buffer's story up to there."""
+        calls = sum(self.traits(call.layout).contributions for call in window.calls)
+        place = self.books.archive.places[window.step.order]
+        return calls + len(window.buffers) * place // 10
+
+    def traits(self, layout: int) -> Traits:
+        """What there is to know of a layout, without reading it again."""
+        if layout not in self._traits:
+            self._traits[layout] = traits_of(self.trace, layout)
+        return self._traits[layout]
 
     @cached_property
     def accounts(self) -> list[Account]:

@@ -24,6 +24,7 @@ SINGULAR = (
 SMALL, LARGE = 1e-5, 1e5
 """Of the norm where the gradient leaves the model, over that where it enters."""
 FEWEST_LINKS = 6
+MOST_NODES = 3000
 
 
 @check(
@@ -155,6 +156,8 @@ def _chains(case: Case) -> Iterator[tuple[Account, list[Link]]]:
         if not calls:
             return
         facts = case.call(calls[-1])
+        if len(facts.order) > MOST_NODES:
+            return  # the chain is quadratic in its depth
         depth = _depths(facts)
         buffers = [b for a in same for b in a.buffers if b in facts.writers]
         if not buffers:

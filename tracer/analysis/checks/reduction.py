@@ -264,47 +264,19 @@ def empty_reduction(case: Case) -> Iterator[Claim]:
     Silent: when the divisor is kept above 0.
     """
     for layout, calls in _by_layout(case.trace.calls).items():
-        suspects = _suspects(case, layout)
-        for call in calls if suspects else ():
+        divisors = case.traits(layout).divisors
+        for call in calls if divisors else ():
             scalars = case.trace.scalars(call)
-            for node, words, position in suspects:
-                if position is None or (position < len(scalars) and scalars[position] == 0):
-                    yield _empty(case, call, node, words)
+            for one in divisors:
+                at = one.position
+                if at is None or (at < len(scalars) and scalars[at] == 0):
+                    yield _empty(case, call, one.node, one.words)
 
 
 def _by_layout(calls: list[Call]) -> dict[int, list[Call]]:
     found: dict[int, list[Call]] = {}
     for call in calls:
         found.setdefault(call.layout, []).append(call)
-    return found
-
-
-def _suspects(case: Case, number: int) -> list[tuple[int, str, int | None]]:
-    """Nodes that divide by a number: where it lies among the scalars, None if it surely is 0."""
-    layout = case.trace.layout(number)
-    assert layout.structure is not None
-    nodes = case.trace.structure(layout.structure).nodes
-    found: list[tuple[int, str, int | None]] = []
-    for state in layout.states:
-        name, saved = nodes[state.node].name, state.saved
-        if not state.ran:
-            continue
-        if name.startswith("NllLoss") and saved.get("reduction") == 1:
-            words = "no target counts: all are ignored, or have weight 0"
-            if "total_weight" in state.numbers:
-                position = state.first + state.numbers.index("total_weight")
-                found.append((state.node, words, position))
-        elif name.startswith("DivBackward") and "other" in state.numbers:
-            position = state.first + state.numbers.index("other")
-            found.append((state.node, "the divisor is 0", position))
-        elif name.startswith("MeanBackward") and 0 in (saved.get("self_sym_sizes") or ()):
-            found.append((state.node, "a mean of no elements", None))
-        elif "Loss" in name and saved.get("reduction") == 1:
-            edges = case.trace.structure(layout.structure).edges
-            own = (c for c in layout.contributions if edges[c.edge].sender == state.node)
-            forms = {contribution.form for contribution in own}
-            if any(case.trace.forms[form].elements == 0 for form in forms):
-                found.append((state.node, "a mean of no elements", None))
     return found
 
 

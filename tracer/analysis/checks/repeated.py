@@ -19,6 +19,8 @@ from tracer.events import Call, Edit, Reset, Step
 
 SECTION = "Repeated backward calls"
 ONE = Fraction(1)
+MOST_FOLLOWED = 500_000
+"""Events times classes of buffers whose story is followed through the run, a second's worth."""
 
 
 # Sums and means of calls.
@@ -554,12 +556,9 @@ def _is_finite_at(case: Case, call: int, buffer: int) -> bool:
 def _classes(case: Case) -> list[tuple[int, ...]]:
     """Buffers that the same events touch, by all that is known without measurements."""
     touched: dict[int, set[object]] = defaultdict(set)
-    for call in case.trace.calls:
-        layout = case.trace.layout(call.layout)
-        if call.accumulates and layout.structure is not None:
-            for node in case.trace.structure(layout.structure).nodes:
-                if node.buffer is not None:
-                    touched[node.buffer].add(("call", layout.structure))
+    for number in {call.layout for call in case.trace.calls if call.accumulates}:
+        for buffer in case.traits(number).leaves:
+            touched[buffer].add(("call", number))
     for step in case.trace.steps:
         for buffer in buffers_of(step):
             touched[buffer].add(("step", step.optimizer))
@@ -569,7 +568,8 @@ def _classes(case: Case) -> list[tuple[int, ...]]:
     alike: dict[object, list[int]] = defaultdict(list)
     for buffer, events in touched.items():
         alike[frozenset(events)].append(buffer)
-    return [tuple(sorted(members)) for members in alike.values()]
+    ranked = sorted((tuple(sorted(members)) for members in alike.values()), key=len, reverse=True)
+    return ranked[: max(1, MOST_FOLLOWED // (1 + len(case.trace.events)))]
 
 
 def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
