@@ -50,6 +50,7 @@ class RankSketch(Sketch):
         )  # fmt: skip
         self.rank, self.world = rank, world
         self._writer.describe(self._info)
+        self._writer.commit()
         self._writer.add(Group(0, "0", tuple(range(world)), "gloo"))
         self.w = self.buffer("w", SHAPE)
         self.ddp = ddp

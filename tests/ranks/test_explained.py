@@ -10,7 +10,11 @@ import pytest
 from tests.ranks.sketch import RankSketch, ddp_job
 from tracer.analysis.axis import Axis
 from tracer.analysis.explain import Explanation, explainer_of
+from tracer.analysis.job import job_of
 from tracer.runfiles import load_run
+from tracer.views.explain_svg import explanation_svg
+from tracer.views.ranks import job_text
+from tracer.views.terminal import Ink
 
 
 def explained(place: Path, name: str = "w", step: int | None = None) -> Explanation:
@@ -256,3 +260,30 @@ def test_a_simulated_job_has_the_factors_of_its_size(tmp_path: Path) -> None:
     assert axis(found).verdict == "mean"
     assert found.verdict.words == "the mean over all 8,192 items"
     assert found.balance is None
+
+
+def test_the_picture_shows_the_ranks_meet(tmp_path: Path) -> None:
+    place = ddp_job(tmp_path, (1.0, 2.0, 3.0, 6.0, 4.0, 8.0))
+    with load_run(place) as run:
+        explainer = explainer_of(run)
+        picture = explanation_svg(explainer.parameter("w")[-1], explainer.trace)
+
+    for words in ("rank 1, call 1", "rank 3, call 1", "… 2 more ranks", "DDP average over 6 ranks"):
+        assert words in picture
+    assert "rank 4" not in picture
+    assert "|g| 2<" in picture  # this rank's own, in front of the exchange: 4 elements of 1
+
+
+def test_what_is_wrong_with_ranks_is_in_the_first_lines(tmp_path: Path) -> None:
+    ddp_job(tmp_path, (1.0, 3.0, 5.0), missing=[2])
+    (tmp_path / "other").mkdir()
+    killed = RankSketch(tmp_path / "other", 0, 2).path  # never closed
+    with load_run(tmp_path / "run.rank0.trace") as run:
+        text = job_text(job_of(run), Ink())
+
+    assert text.splitlines()[0] == "3 ranks (torchrun, gloo), 2 of them here"
+    assert text.splitlines()[1].startswith("  rank 2 is missing: ")
+    with load_run(killed) as run:
+        assert "rank 0 is incomplete: it was killed, or is still at work" in job_text(
+            job_of(run), Ink()
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import networkx as nx
 
+from tracer.analysis.job import seen_from
 from tracer.commands.console import progress, say_detail, write
 from tracer.commands.values import option, parse_count, parse_whole
 from tracer.errors import WrongUse
@@ -18,7 +19,8 @@ from tracer.graph import export
 from tracer.graph.build import build
 from tracer.graph.fold import fold
 from tracer.graph.slice import between
-from tracer.tracefile import Trace, load
+from tracer.runfiles import load_run
+from tracer.tracefile import Trace
 from tracer.views import dot, svg
 from tracer.views.terminal import bytes_text, printable
 
@@ -104,7 +106,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write one file and say which."""
     wish = Wish(options.depth, options.parameter, options.backward, options.step)
-    with load(options.trace) as trace:
+    with load_run(options.trace) as traces:
+        trace = seen_from(traces, options.trace)
         say_detail(trace)
         output = Path(options.output or f"{trace.path.stem}{wish.suffix}.svg")
         if output.suffix not in FORMATS:

@@ -9,7 +9,7 @@ import networkx as nx
 
 from tracer.analysis.exact import product, said
 from tracer.analysis.explain import Explanation
-from tracer.analysis.history import Change
+from tracer.analysis.history import Change, Entry
 from tracer.analysis.sliced import slice_of
 from tracer.tracefile import Trace
 from tracer.views import svg
@@ -22,6 +22,7 @@ __all__ = ["explanation_svg"]
 LEAVES = ("buffer", "buffers")
 MOST_TERMS = 6
 MOST_PILLS = 3
+MOST_LANES = 3
 NAME = 44
 
 Data = dict[str, Any]
@@ -84,9 +85,13 @@ def _continue(folded: nx.MultiDiGraph, stages: list[Data]) -> None:
     if above is None:
         return
     for place, stage in enumerate(stages):
-        norm, key = stage.pop("norm"), f"after {place}"
+        norm, key, met = stage.pop("norm"), f"after {place}", stage.pop("met", ())
         folded.add_node(key, **_PLAIN, **stage)
         folded.add_edge(above, key, key=0, **_PLAIN_EDGE, norm=norm, norms=(norm, norm))
+        for beside_it, lane in enumerate(met):
+            entered, beside = lane.pop("norm"), f"{key} lane {beside_it}"
+            folded.add_node(beside, **_PLAIN, **lane)
+            folded.add_edge(beside, key, key=0, **_PLAIN_EDGE, norm=entered, norms=(entered,) * 2)
         above = key
 
 
@@ -117,7 +122,39 @@ def _changes(one: Explanation, trace: Trace) -> Iterator[Data]:
             "pill": _pill(change),
             "lines": _places(change.source, trace),
             "norm": _norm_before(one, changes[place:]),
+            "met": _lanes(one, change, trace),
         }
+
+
+def _lanes(one: Explanation, change: Change, trace: Trace) -> list[Data]:
+    """What entered an exchange from each other rank; of many, the first few and how many more."""
+    if change.kind != "rank-operation" or change.factor is None:
+        return []
+    others = [e for e in one.ledger.history.entries if e.rank not in (None, one.ledger.rank)]
+    lanes = [_lane(one, entry, trace) for entry in others if change in entry.changes][:MOST_LANES]
+    world = len({rank for shared in one.ledger.history.shared for rank in shared.ranks})
+    more = world - 1 - len({entry.rank for entry in others[: len(lanes)]})
+    if more > 0:
+        is_simulated = any(shared.is_simulated for shared in one.ledger.history.shared)
+        why = "taken to be equal" if is_simulated else "not drawn"
+        lanes.append({"kind": "update", "name": f"… {more:,} more ranks", "texts": [why],
+                      "lines": (), "norm": None})  # fmt: skip
+    return lanes
+
+
+def _lane(one: Explanation, entry: Entry, trace: Trace) -> Data:
+    """A rank beside the one that is drawn: its call, its items and what they weigh at the loss."""
+    rows = [r for r in one.ledger.rows if (r.rank, r.call) == (entry.rank, entry.call)]
+    measured = entry.tensor.measured if entry.tensor is not None else None
+    texts = [f"{row.items:,} items, {said(row.weight_at_loss)} each" for row in rows[:MOST_TERMS]]
+    call = f", call {rows[0].number}" if rows else ""
+    return {
+        "kind": "update",
+        "name": f"rank {entry.rank}{call}" + (": what is left over" if entry.is_rest else ""),
+        "texts": texts or ["its file is missing"],
+        "lines": _places(entry.source, trace),
+        "norm": None if measured is None else measured.norm,
+    }
 
 
 def _pill(change: Change) -> Pill:
@@ -128,8 +165,21 @@ def _pill(change: Change) -> Pill:
 
 def _norm_before(one: Explanation, changes: list[Change]) -> float | None:
     """The norm in front of these changes, if each multiplied all that was there."""
+    if any(change.kind == "rank-operation" for change in changes):
+        return _own_norm(one, changes)
     factor = product(change.factor for change in changes)
     return abs(one.ledger.norm / float(factor)) if factor and one.ledger.norm else None
+
+
+def _own_norm(one: Explanation, changes: list[Change]) -> float | None:
+    """What this rank has in front of an exchange, where it is a single contribution."""
+    entries = one.ledger.history.entries
+    own = [entry for entry in entries if entry.rank in (None, one.ledger.rank)]
+    measured = own[0].tensor.measured if len(own) == 1 and own[0].tensor is not None else None
+    if measured is None:
+        return None
+    factor = product(change.factor for change in own[0].changes if change not in changes)
+    return None if factor is None else abs(measured.norm * float(factor))
 
 
 def _update(one: Explanation, trace: Trace) -> Iterator[Data]:
