@@ -37,6 +37,7 @@ from tracer.events import (
     Exchange,
     Measurement,
     Piece,
+    Reset,
     Step,
     Use,
     Wrapper,
@@ -286,6 +287,7 @@ class ShardBook(RankBook):
         self.is_read = False
         self._waiting: list[Entry] = []
         self._settled: list[Tensor] = []
+        self._latest: _Flight | None = None
 
     def _contribute(self, call: Call) -> None:
         facts = self._archive.call(call.order)
@@ -359,6 +361,7 @@ class ShardBook(RankBook):
 
     def _settle(self, flight: _Flight) -> None:
         """What came back is in the part from now on, beside what was there."""
+        self._latest = flight
         self._entries = [*self._entries, *flight.entries]
         self._settled += flight.parts
         self._shared.append(flight.shared)
@@ -371,6 +374,11 @@ class ShardBook(RankBook):
             self._unexchanged()
         if found is not None and self._entries and self._settled:
             factor = _ratio(self._settled, [found])
+            latest = self._latest
+            if factor != 1 and latest is not None and _ratio(latest.parts, [found]) == 1:
+                # It was emptied by hand in between.
+                self._entries, self._shared = list(latest.entries), [latest.shared]
+                self._settled, factor = list(latest.parts), Fraction(1)
             if factor is None and (factor := _by_size(self._settled, [found])):
                 found = _as_projected(self._settled, found, factor)
             if factor != 1:
@@ -601,9 +609,12 @@ def _line(joint: Joint, buffer: int, rank: int, step: Step | None) -> _Line:
         calls = (e for e in reaching(archive, leaf, step) if isinstance(e, Call))
         events = sorted([*events, *calls], key=lambda event: event.order)
     before = [e for e in events if step is None or e.order <= step.order]
-    start = beginning(archive, leaf, before)
     if holdings.is_sharded(buffer):
+        # An empty part does not tell that nothing waits to be exchanged: only a reset does.
+        resets = [place for place, event in enumerate(before) if isinstance(event, Reset)]
+        start = resets[-1] if resets else 0
         return _Line(ShardBook(archive, buffer, leaf, rank), events[start:])
+    start = beginning(archive, leaf, before)
     is_cut = 0 < start < len(before) and isinstance(before[start], Call)
     book = RankBook(archive, buffer, rank, emptied="by hand" if is_cut else "")
     return _Line(book, events[start:])
