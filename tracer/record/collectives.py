@@ -7,9 +7,9 @@ We stand there with kernels for the key BackendSelect, which every call passes o
 kernel of its backend, whatever the device, also without autograd and in inference mode, and which
 no operator of c10d uses. (A kernel for an Autograd key misses functional collectives, which exclude
 it; a TorchDispatchMode sees everything else as well, and a step takes twice as long under one that
-does nothing, where our kernels at rest cost nothing to speak of: `benchmarks/exchanges.py`.) The operator then
-runs as ever, with the same arguments, in the same place. We start no
-collective and wait for none, so ranks may record different steps, or not record at all.
+does nothing, where our kernels at rest cost nothing to speak of: `benchmarks/exchanges.py`.) The
+operator then runs as ever, with the same arguments, in the same place. We start no collective
+and wait for none, so ranks may record different steps, or not record at all.
 
 What leaves an operation is there when it is done. Who waits for it in Python passes `Work.wait`
 or asks for its future, and we look just after; functional collectives wait with an operator of
