@@ -343,3 +343,50 @@ def test_a_weighted_mean_does_not_say_that_items_are_equal(tmp_path: Path) -> No
     assert axis.words == "6 items, 1/13 x its own weight each"
     assert (term.kind, term.weight, term.ratio) == ("weighted", None, None)
     assert term.largest == pytest.approx(4 / 13)
+
+
+# Weights given to a fused loss, and changes behind it.
+
+
+def test_weights_of_a_fused_binary_loss_are_said(tmp_path: Path) -> None:
+    def loss(p: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(p[:, 0], y[:, 0].sigmoid(), weight=OWN)
+
+    found = explain(train(6, loss=loss), tmp_path)
+
+    assert weights(found) == [(6, Fraction(1, 6))]
+    assert "each times a number of its own" in found.verdict.words
+
+
+def test_a_fused_binary_loss_without_weights_has_plain_items(tmp_path: Path) -> None:
+    def loss(p: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(p, y.sigmoid())
+
+    assert explain(train(6, loss=loss), tmp_path).verdict.words == "the mean over all 6 items"
+
+
+def test_class_weights_in_a_sum_are_said(tmp_path: Path) -> None:
+    def script() -> None:
+        model = nn.Linear(3, 4).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        of_classes = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+        y = torch.tensor([0, 1, 2, 3, 0, 1])
+        loss = F.cross_entropy(model(data(6)[0]), y, weight=of_classes, reduction="sum")
+        (loss / 6).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path, "weight")
+
+    assert weights(found) == [(6, Fraction(1, 6))]
+    assert "each times a number of its own" in found.verdict.words
+
+
+def test_items_are_told_though_the_buffer_was_changed_beyond_a_factor(tmp_path: Path) -> None:
+    def noise(model: nn.Module) -> None:
+        model.w.grad += torch.randn_like(model.w)
+
+    found = explain(train(8, before_step=noise), tmp_path)
+
+    assert verdicts(found, "items") == ["mean"]
+    assert verdicts(found, "afterwards") == ["?"]
+    assert found.verdict.words == "not known: changed by hand, not by a factor"

@@ -496,9 +496,22 @@ class _Walk:
                 strand = replace(strand, live=0, masked=items, weight=None, unknown=above.unknown)
             elif effect.factor is None:
                 strand = replace(strand, unknown=above.unknown or "the denominator is not known")
+        if self._is_weighted(node, effect):
+            strand = strand.passed(None, Factor("own", None, OWN, facts.source, True))
         if facts.name.startswith("NllLoss"):
             strand = _without_ignored(strand, measured, sent.tensor.form.dtype)
         self._end(node, strand, sent, measured)
+
+    def _is_weighted(self, node: int, effect: LossReduction) -> bool:
+        """Whether the items of a fused loss have weights that its denominator does not hold."""
+        saved = self._facts.saved(node)
+        if saved.get("weighted"):
+            return True
+        is_nll = self._facts.node(node).name.startswith("NllLoss")
+        if not is_nll or effect.reduction == "weighted-mean" or "weight" in saved:
+            return False
+        total = saved.get("total_weight")
+        return effect.reduction == "sum" and total is not None and total != effect.items
 
     def _end(
         self, node: int, strand: Strand, sent: Sent | None = None,

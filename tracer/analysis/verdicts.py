@@ -149,7 +149,7 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
     first = rows[0]
     last = first.reductions[-1] if first.reductions else None
     source = last.source if last else first.term.source
-    if first.unknown:
+    if first.unknown and not _is_known_at_loss(first):
         return Axis("items", "?", first.unknown, source=source)
     if _is_empty(first):
         return Axis("items", "none", _left_out(first), "a mean of nothing: 0/0", source)
@@ -175,6 +175,12 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
     notes = {_others(row) for row in rows}
     note = notes.pop() if len(notes) == 1 else ""
     return Axis("items", reduction_word(first), words, note, source)
+
+
+def _is_known_at_loss(row: Row) -> bool:
+    """Whether only what came after the loss makes the weights unknown."""
+    whose = [factor.words for factor in row.after if factor.value is None]
+    return row.weight_at_loss is not None and any(row.unknown.startswith(words) for words in whose)
 
 
 def _each_at_loss(rows: Sequence[Row]) -> str:

@@ -35,6 +35,9 @@ NUMBERS = {
 }
 """Saved tensors that are worth unpacking: factors and denominators, where they have one element."""
 
+WEIGHTED = frozenset({"BinaryCrossEntropyBackward0", "BinaryCrossEntropyWithLogitsBackward0"})
+"""Losses that save `weight`, a weight for each item, if the user gave one."""
+
 OPTIONAL = {
     "NllLossBackward0": ("weight",),
     "NllLoss2DBackward0": ("weight",),
@@ -85,7 +88,7 @@ def _inspect(node: Any, name: str) -> NodeKind:
     attributes = dir(type(node))
     saved = [a for a in attributes if a.startswith("_saved_")]
     plain = tuple((a[7:], a) for a in saved if f"_raw{a}" not in attributes)
-    looked_at = name in NUMBERS or name in OPTIONAL or name in DIFFERENCES or name in SPREAD
+    looked_at = any(name in table for table in (NUMBERS, OPTIONAL, DIFFERENCES, SPREAD, WEIGHTED))
     return NodeKind(
         name,
         plain=plain,
@@ -193,6 +196,8 @@ def _read(node: Any, kind: NodeKind, lazy: bool) -> Saved:
             target = _saved_tensor(node, "_saved_target")
             spread = () if target is None else spread_of(target)
             plain += [("target_spread", spread)] if spread else []
+        if kind.name in WEIGHTED and not _is_absent(node, "_saved_weight"):
+            plain.append(("weighted", True))
         for name, attribute in kind.optional:
             if _is_absent(node, attribute):
                 plain.append((name, None))
