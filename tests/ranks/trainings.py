@@ -372,8 +372,11 @@ SETUPS = (
     Setup("all_gather by hand", gathered_by_hand, mean),
     Setup("fsdp2", fsdp2, mean),
     Setup("fsdp2, layer by layer", fsdp2_layers, mean),
-    Setup("fsdp2, divides by 2", fsdp2_divides_by_2, lambda w, r, c: Fraction(1, 2 * BATCH)),
-    Setup("fsdp2, accumulates", fsdp2_accumulates, mean_of_two, calls=2),
+    Setup(
+        "fsdp2, divides by 2", fsdp2_divides_by_2, lambda w, r, c: Fraction(1, 2 * BATCH),
+        worlds=(2, 4),
+    ),
+    Setup("fsdp2, accumulates", fsdp2_accumulates, mean_of_two, calls=2, worlds=(2, 4)),
     Setup("hsdp", hsdp, mean, worlds=(2, 4)),
     Setup("fsdp1", fsdp1(use_orig_params=False), mean),
     Setup("fsdp1, use_orig_params", fsdp1(use_orig_params=True), mean),
@@ -408,10 +411,11 @@ def run(folder: Path, work: Work) -> None:
     output = folder / work.setup.folder
     output.mkdir(exist_ok=True)
     consumed: list[list[Tensor | None]] = []
+    taking: dict[str, torch.optim.Optimizer] = {}
 
     def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"]]
-        if len(params) >= len(consumed[-1] if consumed else []):  # ZeRO's own has a part of them
+        if taking.setdefault("optimizer", optimizer) is optimizer:  # ZeRO's inner one comes after
             grads = [None if p.grad is None else p.grad.detach() for p in params]
             consumed.append([None if grad is None else grad.clone() for grad in grads])
 

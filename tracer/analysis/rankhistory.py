@@ -373,7 +373,12 @@ class ShardBook(RankBook):
         elif self._waiting and not self._settled:
             self._unexchanged()
         if found is not None and self._entries and self._settled:
-            factor = _ratio(self._settled, [found])
+            # First by size: of a few elements in another order the signs of fingerprints deceive.
+            factor = _by_size(self._settled, [found])
+            if factor == 1:
+                found = _as_projected(self._settled, found, Fraction(1))
+            else:
+                factor = _ratio(self._settled, [found])
             latest = self._latest
             if factor != 1 and latest is not None and _ratio(latest.parts, [found]) == 1:
                 # It was emptied by hand in between.
@@ -382,11 +387,30 @@ class ShardBook(RankBook):
             if factor is None and (factor := _by_size(self._settled, [found])):
                 found = _as_projected(self._settled, found, factor)
             if factor != 1:
-                words = "changed by hand" + ("" if factor is not None else ", not by a factor")
-                self._change(Change("edit", words, factor, self._last, None, False, event.order))
+                self._change(self._after_sum(factor, event))
+        elif found is None and self._latest is not None and self._entries:
+            after = self._postdivision()
+            if after != 1:  # this rank holds no part of it, and cannot see
+                self._change(self._after_sum(after, event))
         self._settled = [found] if found is not None else self._settled
         self._content = found
         self.is_read = True
+
+    def _postdivision(self) -> Exact:
+        """What the wrapper says that it does after the sum."""
+        wrapper = self.wrapper(self._latest.exchange) if self._latest else None
+        by = wrapper.details.get("postdivide") if wrapper else None
+        return 1 / tidy(float(by)) if isinstance(by, int | float) and by else Fraction(1)
+
+    def _after_sum(self, factor: Exact | None, event: Seen) -> Change:
+        latest = self._latest
+        after = self._postdivision()
+        if latest is not None and factor is not None and after != 1 and is_same(factor, after):
+            kind = _kind(self.wrapper(latest.exchange))
+            words = f"{kind} divides by {said(1 / after)} after it added"
+            return _change("rank-after", words, factor, latest.exchange, False)
+        words = "changed by hand" + ("" if factor is not None else ", not by a factor")
+        return Change("edit", words, factor, self._last, None, False, event.order)
 
     def _unexchanged(self) -> None:
         """A group of one rank exchanges nothing."""
