@@ -131,10 +131,11 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     Evidence: the calls of one line in a window have different numbers of items that count (ignored
     and masked ones do not), and the items of each call have the same weight together.
 
-    Silent: for equal counts, and for sums divided by one common count. A note where the calls had
-    no batches of their own from one `DataLoader` (episodes, chunks of a sequence), where only the
-    last micro-batch is shorter, in the smaller part of the windows (the end of an epoch), where
-    the counts are the same in every window, and where a call is multiplied by another count (its
+    Silent: for equal counts, and for sums divided by one common count. A note where nothing says
+    that the calls are parts of one batch (each had a batch of its own from one `DataLoader`, or
+    each is divided by their number, or targets were ignored or masked): then they may be episodes
+    or chunks of a sequence. Also where only the last micro-batch is shorter, in the smaller part
+    of the windows (the end of an epoch), and where a call is multiplied by another count (its
     images): what is averaged inside is then normalised on purpose.
     """
     ragged: dict[object, list[_Stream]] = defaultdict(list)
@@ -150,7 +151,7 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     for key, streams in ragged.items():
         severity = _raggedness(streams, even[key])
         for stream in streams:
-            is_sure = stream.from_loader and _is_of_items(stream)
+            is_sure = _is_accumulated(stream) and _is_of_items(stream)
             yield _mean_of_means(case, stream, severity if is_sure else "note")
 
 
@@ -161,7 +162,15 @@ def _raggedness(streams: list[_Stream], even: int) -> Severity:
     only_last = all(len(set(c[:-1])) == 1 and c[-1] < c[0] for c in shapes)
     if only_last and windows <= even:
         return "note"
-    return "note" if len(shapes) == 1 and windows > 2 and not even else "warning"
+    return "warning"
+
+
+def _is_accumulated(stream: _Stream) -> bool:
+    """Whether the calls are meant as parts of one batch: something says so."""
+    is_divided = is_same(
+        call_total(stream.rows, stream.calls[0].order), Fraction(1, len(stream.calls))
+    )
+    return stream.from_loader or is_divided or any(row.masked for row in stream.rows)
 
 
 def _is_of_items(stream: _Stream) -> bool:
