@@ -341,6 +341,7 @@ def test_a_weighted_mean_does_not_say_that_items_are_equal(tmp_path: Path) -> No
     axis = next(axis for axis in found.verdict.axes if axis.name == "items")
 
     assert axis.words == "6 items, 1/13 x its own weight each"
+    assert term.words == "the weighted mean over 6 items, which weigh up to 4/13"
     assert (term.kind, term.weight, term.ratio) == ("weighted", None, None)
     assert term.largest == pytest.approx(4 / 13)
 

@@ -628,8 +628,7 @@ def _of_weighted(
     times = "" if is_same(whole, ONE) else f"{said(whole)} x "
     words = f"{times}the weighted mean over {items:,} items"
     if largest is not None:
-        low = "" if least is None else f"{said(least)} to "
-        words += f", which weigh {low}{said(largest)}"
+        words += f", which weigh {_from_to(least, largest)}"
     return "weighted", words, "item", None
 
 
