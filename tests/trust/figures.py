@@ -1,8 +1,9 @@
 """The counts of what was proven, one line each: `python -m tests.trust.figures [PART ...]`.
 
 Parts: operators, modules, optimizers (PyTorch's own databases), programs (random ones, as many as
-`--examples` says) and broken (traces broken in every way, `--examples` times each). The figures of
-other people's programs are printed by `benchmarks/real_programs.py`.
+`--examples` says), weights (of the items of as many random losses) and broken (traces broken in
+every way, `--examples` times each). The figures of other people's programs are printed by
+`benchmarks/real_programs.py`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from hypothesis import given, settings
+from hypothesis.strategies import SearchStrategy
 
-from tests.trust import databases, test_random_programs
+from tests.trust import databases, test_random_programs, test_weights
 from tests.trust.damage import BROKEN, copy_of, record
-from tests.trust.programs import Program, programs
+from tests.trust.programs import programs
 from tests.trust.reading import ask, questions, wrong_with
+from tests.trust.weights import losses
 
 DTYPES = {
     "operators": (torch.float32, torch.float64, torch.bfloat16, torch.complex64),
@@ -45,23 +50,44 @@ def of_database(name: str, folder: Path) -> bool:
     return well
 
 
-def of_programs(examples: int) -> bool:
-    """Random programs; a failure is printed shrunk, as Python."""
-    judge = test_random_programs.judge
+@dataclass(frozen=True)
+class Random:
+    """What is drawn at random, what judges it, and what it came to."""
+
+    name: str
+    drawn: SearchStrategy[Any]
+    judge: Callable[[Any], None]
+    seen: Counter[str]
+    proven: str
+
+
+RANDOM = {
+    "programs": Random(
+        "random programs", programs(), test_random_programs.judge, test_random_programs.SEEN,
+        "same bits and words, all balance",
+    ),
+    "weights": Random(
+        "item weights", losses(), test_weights.judge, test_weights.SEEN, "no claim is wrong"
+    ),
+}  # fmt: skip
+
+
+def of_random(part: Random, examples: int) -> bool:
+    """Random examples; a failure is printed shrunk, as Python."""
 
     @settings(max_examples=examples, deadline=None, database=None,
               suppress_health_check=test_random_programs.QUIET)  # fmt: skip
-    @given(programs())
-    def all_of_them(program: Program) -> None:
-        judge(program)
+    @given(part.drawn)
+    def all_of_them(example: object) -> None:
+        part.judge(example)
 
     try:
         all_of_them()
     except Exception as error:  # noqa: BLE001 - whatever a random program brought to light
-        print(f"random programs: {error!r}\n", *getattr(error, "__notes__", ()), sep="\n    ")
+        print(f"{part.name}: {error!r}\n", *getattr(error, "__notes__", ()), sep="\n    ")
         return False
-    counts = ", ".join(f"{count} {what}" for what, count in test_random_programs.SEEN.items())
-    print(f"random programs: {counts}; same bits and words, all balance", flush=True)
+    counts = ", ".join(f"{count} {what}" for what, count in part.seen.items())
+    print(f"{part.name}: {counts}; {part.proven}", flush=True)
     return True
 
 
@@ -94,7 +120,7 @@ def of_broken_traces(examples: int, folder: Path) -> bool:
 
 
 def main() -> int:
-    parts = [*DTYPES, "programs", "broken"]
+    parts = [*DTYPES, *RANDOM, "broken"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(parts)}")
     parser.add_argument("--examples", type=int, default=300, metavar="N")
@@ -105,7 +131,8 @@ def main() -> int:
         folder = Path(name)
         work: dict[str, Callable[[], bool]] = {
             **{part: lambda part=part: of_database(part, folder) for part in DTYPES},
-            "programs": lambda: of_programs(options.examples),
+            **{name: lambda part=part: of_random(part, options.examples)
+               for name, part in RANDOM.items()},
             "broken": lambda: of_broken_traces(options.examples, folder),
         }  # fmt: skip
         for part in options.parts or parts:

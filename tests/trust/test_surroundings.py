@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -155,6 +156,7 @@ SURROUNDINGS: Mapping[str, Mapping[str, str | None]] = {
     "nonsense for numbers": {"RANK": "x", "WORLD_SIZE": "", "COLUMNS": "x"},
     "optimised": {"PYTHONOPTIMIZE": "2"},
     "warnings as errors": {"PYTHONWARNINGS": "error::UserWarning"},
+    "development mode": {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "ignore"},
 }  # fmt: skip
 
 
@@ -198,6 +200,31 @@ def test_without_any_layout_program_the_picture_alone_is_missing(folder: Folder)
     assert traced.out == folder.python("script.py").out
     assert not (folder.path / "script.svg").exists()
     assert "Traceback" not in traced.err
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    "name", ["with spaces.py", "größe.py", "漢字.py", 'quote\'s "two".py', "-dash.py", "a\nb.py"]
+)
+def test_a_script_may_be_called_anything(folder: Folder, name: str) -> None:
+    folder.write(f"a folder/{name}", SHORT)
+    path = f"a folder/{name}"
+
+    traced = folder.cli("trace", path)
+
+    assert_same(folder.python(path), traced)
+    assert sorted(file.suffix for file in folder.path.glob("*")) == ["", ".svg", ".trace"]
+
+
+@pytest.mark.sweep
+def test_a_script_whose_name_is_no_text_runs(folder: Folder) -> None:
+    name = os.fsdecode(b"caf\xe9.py")
+    try:
+        folder.write(name, SHORT)
+    except OSError:
+        pytest.skip("this file system takes text only")
+
+    assert_same(folder.python(name), folder.cli("trace", name))
 
 
 def test_two_runs_do_not_write_one_trace(folder: Folder) -> None:
@@ -251,9 +278,37 @@ ENDINGS = {
     ),
     "closes its output": "import sys; sys.stdout.close(); sys.stderr.close()",
     "closes the descriptors": "import os; os.close(1); os.close(2)",
+    "closes every descriptor": "import os; os.closerange(3, 200); step()",
     "removes its folder": "import os, shutil; shutil.rmtree(os.getcwd()); step()",
     "goes elsewhere": "import os; os.chdir('/'); step()",
+    "removes the trace": "import glob, os; [os.remove(f) for f in glob.glob('*.trace*')]; step()",
+    "empties what we put in sys": "import sys; sys.meta_path.clear(); sys.path_hooks.clear()",
+    "raises with a note": "e = ValueError('x'); e.add_note('note'); raise e",
+    "replaces its excepthook": "import sys; sys.excepthook = lambda *a: print('mine'); 1 / 0",
+    "runs out of recursion": "def f(): f()\nf()",
+    "runs out of memory": "raise MemoryError",
+    "unregisters everything": "import atexit; atexit._clear(); step()",
+    "runs atexit early": "import atexit; atexit._run_exitfuncs(); step()",
+    "turns the collector off": "import gc; gc.disable(); step(); print(gc.isenabled())",
+    "limits recursion": "import sys; sys.setrecursionlimit(80); step()",
+    "traces itself": "import sys; sys.settrace(lambda *a: None); step(); sys.settrace(None)",
+    "profiles itself": "import cProfile; p = cProfile.Profile(); p.runcall(step); print('ok')",
+    "leaves a thread": (
+        "import threading, time\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), step(), print('late'))).start()"
+    ),
+    "leaves a daemon": (
+        "import threading, time\n"
+        "def train():\n    step()\n    time.sleep(100)\n"
+        "threading.Thread(target=train, daemon=True).start(); time.sleep(1)"
+    ),
 }
+
+
+def comparable(err: str) -> str:
+    """Without what differs between any two runs, and how many frames there were below a script."""
+    err = re.sub(r"0x[0-9a-f]+", "0x", err.replace("/traced/", "/plain/"))
+    return re.sub(r"repeated 9\d\d more times", "repeated 9.. more times", err)
 
 
 @pytest.mark.sweep
@@ -269,10 +324,45 @@ def test_however_a_script_ends_it_ends_as_alone(folder: Folder, name: str) -> No
     plain, traced = ended
     assert traced.code == plain.code
     assert traced.out == plain.out.replace("/plain/", "/traced/")
-    own_err = traced.own_err.replace("/traced/", "/plain/")
-    assert own_err == plain.err
+    assert comparable(traced.own_err) == comparable(plain.err)
     trace = folder.path / "traced" / "script.trace"
     if trace.exists():
         with load(trace) as found:
             assert found.calls
             assert check_balance(found).is_balanced
+
+
+@pytest.mark.sweep
+def test_a_broken_pipe_of_the_script_is_the_scripts(folder: Folder) -> None:
+    folder.write("script.py", TRAINING + "step()\nfor n in range(100000): print(n)\nstep()\n")
+
+    def piped(*words: str) -> tuple[int, str]:
+        process = folder.start(*words)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        return process.wait(100), process.stderr.read()
+
+    plain = piped("script.py")
+    traced = piped(str(folder.cli_path), "trace", "--no-svg", "script.py")
+
+    assert plain[0] == traced[0]
+    assert plain[1] == traced[1].partition("gradtrace: ")[0]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_full_device_as_output_is_the_scripts_problem(folder: Folder, stream: int) -> None:
+    folder.write("script.py", SHORT)
+
+    def code_of(*words: str) -> int:
+        with open("/dev/full", "w") as full:
+            streams = {1: {"stdout": full, "stderr": subprocess.DEVNULL}}.get(
+                stream, {"stderr": full, "stdout": subprocess.DEVNULL}
+            )
+            return subprocess.run(
+                [sys.executable, *words], cwd=folder.path, timeout=100, check=False, **streams
+            ).returncode
+
+    assert code_of("script.py") == code_of(str(folder.cli_path), "trace", "script.py")
