@@ -53,6 +53,30 @@ def test_a_wrong_claim_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert second.startswith("w, call 2, `t0 = w.exp()`: -0.5 each")
 
 
+def part_of(sum_of_two: str) -> Loss:
+    """The mean of a part of a sum in which an item may occur twice."""
+    lines = ("t0 = w.exp()", "t1 = t0.flip(0)", f"t2 = {sum_of_two}", "t3 = t2[1:]",
+             "t4 = t3.mean()")  # fmt: skip
+    first, *rest = MADE_BY_HAND.lines[:2]
+    made = (Line(line, "new", line[:2]) for line in lines)
+    return Loss(
+        (first, *rest, *made, Line("t4.backward()", "call"), MADE_BY_HAND.lines[-1]), ("w",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sum_of_two", "unknown"),
+    [("torch.add(t0, t0, alpha=0.1)", 0), ("torch.add(t0, t1, alpha=0.1)", 1), ("t0 + t1", 1)],
+)
+def test_an_item_of_a_part_that_is_reached_twice(
+    sum_of_two: str, unknown: int, tmp_path: Path
+) -> None:
+    seen: Counter[str] = Counter()
+
+    assert wrong_claims(part_of(sum_of_two), tmp_path, seen) == []
+    assert (seen["unknown"], seen["of several weights, or masked"]) == (unknown, 1 - unknown)
+
+
 def judge(loss: Loss) -> None:
     """Assert that no claim about the items of a loss is wrong."""
     with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,7 @@ __all__ = [
     "joined",
     "merged",
     "spread_of",
+    "summed",
 ]
 
 OF_ITEMS = ("own", "sign")
@@ -250,6 +251,12 @@ def _sum_of(group: list[Strand], elements: int) -> Strand:
         return first
     if first.live != elements:
         return replace(first, live=sum(strand.live for strand in group))
+    return summed(group)
+
+
+def summed(group: list[Strand]) -> Strand:
+    """Strands of the same elements as one."""
+    first = group[0]
     known = [strand.now for strand in group if strand.now is not None]
     now = sum(known, Fraction(0)) if len(known) == len(group) else None
     shared = _common([strand.factors for strand in group])

@@ -24,6 +24,7 @@ from tracer.analysis.strand import (
     joined,
     merged,
     spread_of,
+    summed,
 )
 from tracer.events import SMALL, Measurement, Shape
 from tracer.semantics.effects import (
@@ -56,6 +57,7 @@ OWN = "on average, each its own"
 MOST_STRANDS = 256
 MASKED = "a mask picks from items of different weights"
 OPAQUE = "passes an opaque node"
+OVERLAPPING = "some items are reached on several ways, others are not"
 HOOKED = "a hook changed the gradient on the way, not by a factor"
 
 
@@ -172,6 +174,7 @@ class _Walk:
             strands = [strand.scaled(factor) for strand in strands]
         if measured is not None and len(strands) == 1:
             strands = [_recovered(strands[0], measured)]
+        strands = _met_again(strands, tensor)
         if _disagrees(strands, tensor):
             why = "what was measured differs from what the rules say"
             return [replace(s, unknown=s.unknown or why) for s in strands]
@@ -696,6 +699,32 @@ def _told_apart(strand: Strand, beside: list[Strand], tensor: Tensor, elements: 
     return 0 if own is None else own
 
 
+def _met_again(strands: list[Strand], tensor: Tensor) -> list[Strand]:
+    """Parts of one reduction that meet: of different items, of the same ones, or not told apart.
+
+    In `(t + 0.1 * t)[1:].mean()` each item is reached on two ways, on one in
+    `(t[:2] + 0.1 * t[2:]).mean()`. The norm of what was measured tells which.
+    """
+    measured = tensor.measured
+    paths = {tuple((r.node, r.over) for r in strand.reductions) for strand in strands}
+    is_known = measured is not None and not measured.nonfinite
+    if len(strands) < 2 or len(paths) > 1 or not is_known or any(s.unknown for s in strands):
+        return strands
+    weights = [strand.now for strand in strands if strand.now is not None]
+    if len(weights) < len(strands) or any(s.live >= tensor.elements for s in strands):
+        return strands
+    assert measured is not None
+    square, near = measured.norm**2, 4 * max(2e-4, rounding(tensor.form.dtype))
+    apart = sum(float(s.now or 0) ** 2 * s.live for s in strands)
+    if abs(square - apart) <= near * max(square, apart):
+        return strands
+    lives = {strand.live for strand in strands}
+    together = float(sum(weights)) ** 2 * min(lives)
+    if len(lives) == 1 and abs(square - together) <= near * max(square, together):
+        return [summed(strands)]
+    return [replace(strand, unknown=OVERLAPPING) for strand in strands]
+
+
 def _disagrees(strands: list[Strand], tensor: Tensor) -> bool:
     """Whether the sum of a measured gradient is not that of its strands."""
     measured = tensor.measured
@@ -716,7 +745,7 @@ def _disagrees(strands: list[Strand], tensor: Tensor) -> bool:
     if abs(expected - measured.sum) > near * scale:
         return True
     # Of parts put together: whether they are different ones. Several strands may overlap.
-    is_partial = len(strands) == 1 and strands[0].live < tensor.elements
+    is_partial = len(strands) == 1 and strands[0].live != tensor.elements
     squares = sum(now**2 * live for now, live in parts)
     return is_partial and abs(squares - measured.norm**2) > 4 * near * squares
 
