@@ -106,7 +106,8 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
 
 
 def _is_sum(rows: Sequence[Row]) -> bool:
-    return all(r.reductions for r in rows) and all(
+    """Whether items are only added up; a sum that is divided by their number is a mean."""
+    return all(r.reductions and is_same(r.weight, ONE) for r in rows) and all(
         reduction.kind == "sum" for r in rows for reduction in r.reductions
     )
 
@@ -124,6 +125,8 @@ def _loss_line(row: Row) -> int | None:
 )
 def mean_of_means(case: Case) -> Iterator[Claim]:
     """Each micro-batch averages over its own number of items, and these numbers differ.
+
+    `mean` does so, and so does a sum that is divided by the size of its own mask.
 
     An item of a short micro-batch weighs more than one of a long one: with tokens and padding
     easily several times. The gradient points elsewhere, not only further.
@@ -146,7 +149,7 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
         totals = [call_total(stream.rows, call.order) for call in stream.calls]
         if len(set(stream.counts)) == 1:
             even[key] += len(stream.account.steps)
-        elif all(is_same(totals[0], other) for other in totals) and not _is_sum(stream.rows):
+        elif all(is_same(totals[0], other) for other in totals):
             ragged[key].append(stream)
     for key, streams in ragged.items():
         severity = _raggedness(streams, even[key])
