@@ -12,7 +12,7 @@ from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.weights import call_total, is_known, terms_of
 from tracer.analysis.checks.windows import buffers_of
-from tracer.analysis.exact import is_same, product, proportion, rounding, said
+from tracer.analysis.exact import is_same, is_zero, product, proportion, rounding, said
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
 from tracer.events import Call, Edit, Reset, Step
@@ -510,6 +510,8 @@ class _Fate:
     consumed: Counter[int] = field(default_factory=Counter)
     """Per window, how many."""
     lost: list[tuple[Reset, list[int]]] = field(default_factory=list)
+    idle: list[tuple[Reset, list[int], Step]] = field(default_factory=list)
+    """Those of the lost after which a step of their optimizer found nothing to consume."""
 
 
 @check(
@@ -526,7 +528,8 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
     rest of the epoch before: these items were never learnt from.
 
     Evidence: the buffers are emptied with contributions of a line in them that is otherwise
-    consumed k at a time, and fewer than k were there.
+    consumed k at a time, and fewer than k were there. Or they are emptied every time between the
+    backward call and the step, which then finds nothing at all.
 
     Silent: for buffers that are always emptied before their own backward (GAN, SAM), for gradients
     that are not finite, and for steps that a GradScaler left out. A note where single calls are
@@ -536,6 +539,8 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
         for source, fate in fates.items():
             sizes = fate.consumed.values()
             usual = max(sizes, default=0)
+            if not usual and len(fate.idle) == len(fate.lost):
+                yield from _idle_steps(case, buffers, source, fate)
             short = [(r, calls) for r, calls in fate.lost if len(calls) < usual]
             whole = [(r, calls) for r, calls in fate.lost if len(calls) >= usual]
             if not usual or len(fate.lost) >= len(fate.consumed):
@@ -556,6 +561,36 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
                         len(case.windows),
                         "warning" if severity == "warning" else "note",
                     )
+
+
+def _idle_steps(
+    case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
+) -> Iterator[Claim]:
+    """Every call of a line is thrown away before the step that should have consumed it."""
+    for reset, calls, step in fate.idle:
+        if not _is_finite_at(case, calls[-1], buffers[0]):
+            continue
+        yield Claim(
+            f"{reset.by} throws away every backward call before the step, which consumes nothing: "
+            "nothing is learnt",
+            reset.source,
+            buffers,
+            None,
+            [
+                Proof(f"call {case.numbers[calls[-1]]}, not consumed", source),
+                Proof("emptied", reset.source),
+                Proof(f"{step.kind}.step finds nothing", step.source),
+            ],
+            [step.step],
+            sum(s.optimizer == step.optimizer for s in case.trace.steps),
+            remedy="empty the buffers after the step, or before the backward call",
+        )
+
+
+def _consumes_nothing(case: Case, step: Step) -> bool:
+    """Whether all buffers of a step are None or zero."""
+    found = (case.books.archive.reading(step, b, "consumed") for b in buffers_of(step))
+    return all(t is None or (t.measured is not None and is_zero(t.measured)) for t in found)
 
 
 def _is_finite_at(case: Case, call: int, buffer: int) -> bool:
@@ -587,10 +622,12 @@ def _classes(case: Case) -> list[tuple[int, ...]]:
 def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
     """For each class of buffers and each line of a backward call: consumed or lost?"""
     found: dict[tuple[int, ...], dict[int | None, _Fate]] = {}
+    held = {step.order: frozenset(buffers_of(step)) for step in case.trace.steps}
     for members in _classes(case):
         buffer, archive = members[0], case.books.archive
         fates: dict[int | None, _Fate] = defaultdict(_Fate)
         pending: list[Call] = []
+        thrown: list[tuple[Reset, int | None, list[int]]] = []
         is_skipped = False
         for event in case.trace.events:
             if isinstance(event, Call) and archive.writes(event, buffer):
@@ -600,7 +637,13 @@ def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
             elif isinstance(event, Step) and archive.has_reading(event, buffer, "consumed"):
                 for call in pending:
                     fates[call.source].consumed[event.order] += 1
-                pending = []
+                _note_idle(case, event, pending, thrown, fates)
+                pending, thrown = [], []
+            elif (
+                isinstance(event, Step) and event.outcome == "done" and buffer in held[event.order]
+            ):
+                _note_idle(case, event, pending, thrown, fates)
+                thrown = []
             elif isinstance(event, Edit) and event.kind == "step_skipped":
                 is_skipped = True
             elif isinstance(event, Reset) and buffer in event.buffers:
@@ -608,9 +651,23 @@ def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
                     calls = [call.order for call in pending if call.source == source]
                     if not is_skipped:
                         fates[source].lost.append((event, calls))
+                        thrown.append((event, source, calls))
                 pending, is_skipped = [], False
         found[members] = fates
     return found
+
+
+def _note_idle(
+    case: Case,
+    step: Step,
+    pending: Sequence[Call],
+    thrown: Sequence[tuple[Reset, int | None, list[int]]],
+    fates: dict[int | None, _Fate],
+) -> None:
+    """Of what was thrown away since the step before, keep that this step has nothing else."""
+    if not pending and thrown and _consumes_nothing(case, step):
+        for reset, source, calls in thrown:
+            fates[source].idle.append((reset, calls, step))
 
 
 @check(
