@@ -94,7 +94,7 @@ def test_a_traced_sample_is_the_same_run_and_balances(
         assert report.imbalances == ()
         assert report.explained == 0
         assert report.unchecked == 0
-        assert report.worst < 1e-6
+        assert report.worst < 2e-6  # float32 sums of 1,024 terms at a time
 
 
 def record(name: str, run: Run, folder: Path) -> Trace:

@@ -103,7 +103,10 @@ def test_ultralytics_weighs_a_box_by_how_many_there_are(yolo: dict[str, Explanat
     objectness = next(t for t in yolo["ultralytics"].verdict.terms if t.kind == "sum")
 
     assert kinds == {"sum", "unequal"}
-    assert objectness.words == "the sum over all 8 samples, each the mean of its 540 elements"
+    assert objectness.words == (
+        "the sum over all 8 samples, each the mean of its 540 elements, each times a number of its "
+        "own (line 263)"
+    )
     assert objectness.unit_weight == 1
 
 

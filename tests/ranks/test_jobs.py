@@ -226,6 +226,12 @@ def launched(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[
     return run(folder, *launcher, *command)
 
 
+def causes(job: subprocess.CompletedProcess[str]) -> set[str]:
+    """How ranks ended; gloo now and then aborts (-6) while a rank that gave up exits."""
+    found = set(re.findall(r"exitcode\s*:\s*(-?\d+)", job.stderr))
+    return {"7" if cause == "-6" else cause for cause in found}
+
+
 @pytest.mark.parametrize("text", [DYING, FAILING], ids=["killed", "exited"])
 def test_a_rank_that_dies_leaves_the_job_as_it_would_be_and_readable_traces(
     tmp_path: Path, text: str
@@ -236,8 +242,7 @@ def test_a_rank_that_dies_leaves_the_job_as_it_would_be_and_readable_traces(
     done = launched(tmp_path, CLI, "trace", "--no-svg", "train.py")
 
     assert done.returncode == plain.returncode == 1
-    cause = re.compile(r"exitcode\s*:\s*(-?\d+)")
-    assert set(cause.findall(done.stderr)) == set(cause.findall(plain.stderr)) != set()
+    assert causes(done) == causes(plain) != set()
     with load_run(tmp_path) as job:
         assert (list(job.ranks), job.missing) == ([0, 1], {})
         ended = job.ranks[1].info

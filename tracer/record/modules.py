@@ -204,7 +204,8 @@ class Modules:
         """What FSDP2 has gathered, from what."""
         for reference in list(self._roots.values()):
             root = reference()
-            for gathered, original in sharded_originals(root) if root is not None else ():
+            tree = () if root is None else (module for _, module in tree_of(root))
+            for gathered, original in sharded_originals(tree):
                 self._originals[id(gathered)] = (weakref.ref(gathered), weakref.ref(original))
                 known = self._parameters.get(id(gathered))
                 if known is not None and known[0]() is gathered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -167,11 +167,13 @@ def within(outer: Place | None, first: int, elements: int) -> Place | None:
     return Place(outer.start + first // outer.run * outer.stride, outer.run, outer.stride)
 
 
-def sharded_originals(root: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def sharded_originals(
+    modules: Iterable[nn.Module],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The parameters that FSDP2 gathers for autograd to work on, and what each is gathered from."""
     if "torch.distributed.fsdp._fully_shard._fsdp_param_group" not in sys.modules:
         return
-    for module in root.modules():
+    for module in modules:
         for group in _param_groups(module):
             for param in group.fsdp_params:
                 gathered = getattr(param, "_unsharded_param", None)
