@@ -252,7 +252,7 @@ def grad_edited(case: Case) -> Iterator[Claim]:
     """`.grad` was changed in place, by none of torch's own functions.
 
     Evidence: what one event left in the buffer is not what the next one found. If it is a multiple,
-    its factor is known.
+    its factor is known; of a single number any value is a multiple, and only a simple one is told.
 
     Silent: for clips, unscaling, zero_grad and hooks, which are known by themselves.
     """
@@ -263,16 +263,20 @@ def grad_edited(case: Case) -> Iterator[Claim]:
         for change in changes:
             if change.factor is not None and is_same(change.factor, ONE):
                 continue
-            by = f"multiplied by {said(change.factor)}" if change.factor else "not by a factor"
+            factor = change.factor
+            tensor = account.entries[0].tensor
+            if isinstance(factor, float) and tensor is not None and tensor.elements == 1:
+                factor = None  # a single number is a multiple of any other
+            by = f"multiplied by {said(factor)}" if factor else "not by a factor"
             noticed = case.event_source(change.noticed)
             yield Claim(
                 f"the gradient was changed by hand before this line, {by}",
                 noticed if noticed is not None else change.source,
                 account.buffers,
-                change.factor,
+                factor,
                 [
                     Proof("left as it was", case.event_source(change.order)),
-                    Proof(f"found changed, {by}", noticed, change.factor),
+                    Proof(f"found changed, {by}", noticed, factor),
                 ],
                 account.steps,
                 case.looked_at(account),

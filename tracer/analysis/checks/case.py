@@ -247,13 +247,28 @@ class Case:
         return [event for event in events if isinstance(event, Call)]
 
     def streams(self, account: Account) -> list[list[Call]]:
-        """The calls in the buffer that no earlier step had used, by the line that made them."""
+        """The calls in the buffer that no earlier step had used, by the line that made them.
+
+        What a checkpoint's own call adds counts for the call inside which it ran.
+        """
         fresh = {entry.call for entry in account.fresh}
+        with_rows = {row.call for row in account.rows}
         found: dict[int | None, list[Call]] = {}
         for call in self.calls_of(account):
-            if call.order in fresh and call.nested_in is None:
-                found.setdefault(call.source, []).append(call)
-        return list(found.values())
+            outer = self._outermost(call)
+            is_own = call.nested_in is None or (outer is not None and outer.order in with_rows)
+            if call.order in fresh and is_own and outer is not None:
+                calls = found.setdefault(outer.source, [])
+                if outer not in calls:
+                    calls.append(outer)
+        return [sorted(calls, key=lambda call: call.order) for calls in found.values()]
+
+    def _outermost(self, call: Call) -> Call | None:
+        """The call that no other ran; None if that was not recorded."""
+        outer: object = call
+        while isinstance(outer, Call) and outer.nested_in is not None:
+            outer = self.books.archive.by_order.get(outer.nested_in)
+        return outer if isinstance(outer, Call) else None
 
     def batches_drawn(self, calls: Sequence[Call]) -> bool:
         """Whether as many batches as calls came from one `DataLoader` since the window before.

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import prod
 
 from tracer.analysis.checks.case import Account, Case
 from tracer.analysis.checks.finding import Claim, Proof, Severity
@@ -683,14 +684,15 @@ def stepped_twice(case: Case) -> Iterator[Claim]:
 
     It is in two optimizers, or `optimizer.step()` is called beside `scaler.step(optimizer)`.
 
-    Evidence: two steps consume a buffer, and nothing was added to it or taken out in between.
+    Evidence: two steps consume a buffer, and nothing was added to it or taken out in between: what
+    they find is the same, or a multiple (of a single number only the same).
 
     Silent: for an optimizer that calls another one inside its own step, and for steps with a
     closure.
     """
     archive = case.books.archive
     for members in _classes(case):
-        buffer = members[0]
+        buffer = max(members, key=lambda b: prod(case.trace.buffers[b].shape))
         last: Step | None = None
         for event in case.trace.events:
             if isinstance(event, Reset):
@@ -713,7 +715,8 @@ def _is_same(case: Case, buffer: int, first: Step, second: Step) -> bool:
     measured = [t.measured for t in found if t is not None and t.measured is not None]
     if len(measured) < 2 or found[1] is None:
         return False
-    return proportion(measured[:1], measured[1], rounding(found[1].form.dtype)) is not None
+    factor = proportion(measured[:1], measured[1], rounding(found[1].form.dtype))
+    return factor == ONE or (factor is not None and measured[1].elements > 1)
 
 
 def _stepped_twice(case: Case, first: Step, second: Step, buffers: tuple[int, ...]) -> Claim:
