@@ -364,8 +364,9 @@ def double_division(case: Case) -> Iterator[Claim]:
     Evidence: two divisors in series, both equal to the calls of the window or to the items of the
     batch, and the weights of all items together come to one over that count.
 
-    Silent: when the divisors mean different things (the micro-batches and their items), when a
-    multiplication cancels one, and for an average over losses that were added.
+    Silent: when the divisors mean different things (the micro-batches and their items: some window
+    has as many calls as a batch has items), when a multiplication cancels one, and for an average
+    over losses that were added.
     """
     for account in case.accounts:
         rows = [row for rows in terms_of(account) for row in rows]
@@ -376,10 +377,22 @@ def double_division(case: Case) -> Iterator[Claim]:
         whole = total([call_total(rows, call) for call in {row.call for row in rows}])
         for count, each in ((calls, whole), (items, whole / calls)):
             if count > (1 if count == calls else 2) and is_same(each, Fraction(1, count)):
+                if count != calls and _makes_calls(case, account, rows[0].call, count):
+                    continue
                 twice = _divisions(case, rows[0], count, is_items=count != calls)
                 if len(twice) > 1:
                     yield _divided_twice(case, account, twice, count, count != calls)
                     break
+
+
+def _makes_calls(case: Case, account: Account, call: int, count: int) -> bool:
+    """Whether a window of the optimizer has so many calls of a line, used or thrown away."""
+    line = case.event_source(call)
+    return any(
+        sum(made.source == line for made in kind.first.calls) == count
+        for kind in case.kinds
+        if kind.first.step.optimizer == account.owner
+    )
 
 
 def _divisions(case: Case, row: Row, count: int, *, is_items: bool) -> list[Factor]:

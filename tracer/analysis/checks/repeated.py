@@ -17,6 +17,7 @@ from tracer.analysis.exact import is_same, is_zero, product, proportion, roundin
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
 from tracer.events import Call, Edit, Reset, Step
+from tracer.semantics.effects import Exact
 
 SECTION = "Repeated backward calls"
 ONE = Fraction(1)
@@ -513,6 +514,8 @@ class _Fate:
     lost: list[tuple[Reset, list[int]]] = field(default_factory=list)
     idle: list[tuple[Reset, list[int], Step]] = field(default_factory=list)
     """Those of the lost after which a step of their optimizer found nothing to consume."""
+    beside: list[tuple[Reset, int, list[int], Step]] = field(default_factory=list)
+    """Where others of the line were consumed: how many were lost, and those the step took."""
 
 
 @check(
@@ -530,7 +533,8 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
 
     Evidence: the buffers are emptied with contributions of a line in them that is otherwise
     consumed k at a time, and fewer than k were there. Or they are emptied every time between the
-    backward call and the step, which then finds nothing at all.
+    backward call and the step, which then finds nothing at all. Or each call is divided by k, and
+    of the k calls that a line makes before a step some are thrown away.
 
     Silent: for buffers that are always emptied before their own backward (GAN, SAM), for gradients
     that are not finite, and for steps that a GradScaler left out. A note where single calls are
@@ -540,6 +544,10 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
         for source, fate in fates.items():
             sizes = fate.consumed.values()
             usual = max(sizes, default=0)
+            cut = list(_cut_windows(case, buffers, source, fate))
+            if cut:
+                yield from cut
+                continue
             if not usual and len(fate.idle) == len(fate.lost):
                 yield from _idle_steps(case, buffers, source, fate)
             short = [(r, calls) for r, calls in fate.lost if len(calls) < usual]
@@ -586,6 +594,39 @@ def _idle_steps(
             sum(s.optimizer == step.optimizer for s in case.trace.steps),
             remedy="empty the buffers after the step, or before the backward call",
         )
+
+
+def _cut_windows(
+    case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
+) -> Iterator[Claim]:
+    """Windows of k calls, each divided by k, of which only some are still there at the step."""
+    for reset, lost, kept, step in fate.beside:
+        made = lost + len(kept)
+        if not any(is_same(share, Fraction(1, made)) for share in _shares(case, buffers[0], kept)):
+            continue
+        yield Claim(
+            f"{reset.by} throws away {lost} of the {made} backward calls before a step, each "
+            f"divided by {made}: the gradient is {len(kept)}/{made} of the mean",
+            reset.source,
+            buffers,
+            None,
+            [
+                Proof(f"{made} calls", source),
+                Proof(f"emptied, {len(kept)} left", reset.source),
+                Proof(f"{step.kind}.step", step.source),
+            ],
+            [step.step],
+            sum(s.optimizer == step.optimizer for s in case.trace.steps),
+            remedy="empty the buffers after the step only",
+        )
+
+
+def _shares(case: Case, buffer: int, calls: Sequence[int]) -> Iterator[Exact]:
+    """What the items of the last of these calls weigh together, where it was looked into."""
+    for account in case.accounts:
+        rows = account.rows_of(calls[-1])
+        if buffer in account.buffers and rows and all(is_known(row) for row in rows):
+            yield call_total(rows, calls[-1])
 
 
 def _consumes_nothing(case: Case, step: Step) -> bool:
@@ -639,6 +680,7 @@ def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
                 for call in pending:
                     fates[call.source].consumed[event.order] += 1
                 _note_idle(case, event, pending, thrown, fates)
+                _note_beside(event, pending, thrown, fates)
                 pending, thrown = [], []
             elif (
                 isinstance(event, Step) and event.outcome == "done" and buffer in held[event.order]
@@ -669,6 +711,21 @@ def _note_idle(
     if not pending and thrown and _consumes_nothing(case, step):
         for reset, source, calls in thrown:
             fates[source].idle.append((reset, calls, step))
+
+
+def _note_beside(
+    step: Step,
+    pending: Sequence[Call],
+    thrown: Sequence[tuple[Reset, int | None, list[int]]],
+    fates: dict[int | None, _Fate],
+) -> None:
+    """Keep what was thrown away of the lines that this step consumes."""
+    for source in dict.fromkeys(call.source for call in pending):
+        lost = [(reset, calls) for reset, line, calls in thrown if line == source]
+        if lost:
+            kept = [call.order for call in pending if call.source == source]
+            count = sum(len(calls) for _, calls in lost)
+            fates[source].beside.append((lost[0][0], count, kept, step))
 
 
 @check(
