@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from tests.diff.runs import (
     section,
     text_of,
 )
+from tracer.views.diff import headline as sentence
 
 Traces = Callable[[str], Path]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def hooked(model: nn.Module) -> None:
@@ -34,6 +37,20 @@ def hooked(model: nn.Module) -> None:
 
 def summed(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(answers, targets, reduction="sum")
+
+
+def weighted(times: float) -> Loss:
+    """Samples weigh 1/136 to 16/136, times a number."""
+
+    def loss(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        weights = torch.arange(1.0, 17.0) * times / 136
+        return torch.dot((answers - targets).pow(2).mean(1), weights)
+
+    return loss
+
+
+def of_classes(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(answers, targets.argmax(1), weight=torch.tensor([1.0, 3.0]))
 
 
 RUNS: dict[str, Run | Callable[[], object]] = {
@@ -48,6 +65,14 @@ RUNS: dict[str, Run | Callable[[], object]] = {
     "32 samples": Run((32,)),
     "adam": Run(optimizer=torch.optim.Adam, lr=0.01),
     "adam, forgotten": Run((4, 4, 4, 4), optimizer=torch.optim.Adam, lr=0.01),
+    "adam, forgotten, zeroed once": Run(
+        (4, 4, 4, 4), optimizer=torch.optim.Adam, lr=0.01, zeroes_at=lambda step: step == 1
+    ),
+    "weighted": Run(loss=weighted(1)),
+    "weighted, doubled": Run(loss=weighted(2)),
+    "weighted, backwards": Run(loss=lambda y, t: weighted(1)(y.flip(0), t.flip(0))),
+    "classes weighted": Run(loss=of_classes),
+    "classes": Run(loss=lambda y, t: F.cross_entropy(y, t.argmax(1))),
     "lr doubled": Run(lr=0.2),
     "momentum": Run(options=(("momentum", 0.9),)),
     "decay": Run(options=(("weight_decay", 0.01),)),
@@ -249,6 +274,13 @@ def test_a_missing_zero_grad_shows_from_the_second_step_on(trace: Traces) -> Non
     same, parted = section(text, "where they part")
     assert "in both: the same data" in same
     assert "2 calls, added, 1 of them used by an earlier step already" in parted
+    assert "x 2" not in text  # what is added is of other items: no factor
+
+
+def test_a_step_that_consumes_an_earlier_one_again_says_so(trace: Traces) -> None:
+    text = text_of(trace("one call"), trace("zeroed once"), 2, 2)
+
+    assert headline(text) == "Different directions: B adds what an earlier step has used already."
 
 
 def test_a_hook_changes_one_parameter(trace: Traces) -> None:
@@ -348,6 +380,71 @@ def test_adam_cancels_a_constant_factor(trace: Traces) -> None:
     assert headline(text) == (
         "Gradients 4 x as large in B, which Adam cancels, but for eps and L2 decay."
     )
+
+
+def test_a_factor_that_adam_cancelled_is_not_called_the_same(trace: Traces) -> None:
+    text = text_of(trace("adam"), trace("adam, forgotten, zeroed once"))
+
+    assert headline(text) == (
+        "Gradients 4 x as large in B before step 2, which Adam cancels, but for eps and L2 decay; "
+        "different from there on."
+    )
+    assert section(text, "gradients")[0] == "B = 4 x A at step 1"
+
+
+def test_rounding_that_grows_beyond_a_factor_keeps_the_factor_in_the_headline(
+    trace: Traces,
+) -> None:
+    with compared(trace("adam"), trace("adam, forgotten")) as found:
+        second = found.moments[1]
+        first, *rest = second.matches
+        near = replace(first, relation=replace(first.relation, kind="near", off=2e-5))
+        shown = replace(second, matches=(near, *rest))
+        moments = (found.moments[0], shown, *found.moments[2:])
+
+        assert sentence(replace(found, moments=moments, shown=shown)) == (
+            "Gradients 4 x as large in B before step 2, which Adam cancels, but for eps and L2 "
+            "decay; from there on apart by a little, up to 2e-05 of the norm: rounding that grows, "
+            "or a small cause."
+        )
+
+
+# Items that weigh differently in one reduction.
+
+
+def test_weights_of_items_are_no_factor_and_no_other_data(trace: Traces) -> None:
+    text = text_of(trace("one call"), trace("weighted"))
+
+    assert headline(text) == (
+        "Different directions: items do not weigh the same against one another."
+    )
+    # 16 samples of two elements: 1/32 each; their means weigh 1/136 to 16/136, elements half that.
+    (said,) = [s for s in section(text, "where they part") if s.startswith("items weigh")]
+    assert said.startswith("items weigh differently: 1/32 each in A, 1/")
+    assert "=> x" not in text
+    assert "one item weighs" not in text
+
+
+def test_items_that_differ_alike_in_both_have_a_factor(trace: Traces) -> None:
+    text = text_of(trace("weighted"), trace("weighted, doubled"))
+
+    assert headline(text) == "Gradients and steps 2 x as large in B."
+    assert "items weigh differently" not in text
+
+
+def test_the_same_weights_on_other_items_are_not_taken_for_other_data(trace: Traces) -> None:
+    text = text_of(trace("weighted"), trace("weighted, backwards"))
+
+    assert headline(text) == "Different data, randomness, or weights of items, from step 1 on."
+
+
+def test_weights_of_classes_are_weights_of_items(trace: Traces) -> None:
+    text = text_of(trace("classes"), trace("classes weighted"))
+
+    assert headline(text) == (
+        "Different directions: items do not weigh the same against one another."
+    )
+    assert "x its own weight each" in text
 
 
 # Two steps of one run.
@@ -452,3 +549,16 @@ def test_a_trace_of_less_detail_is_compared_by_what_it_has(
         Run().train()
 
     assert headline(text_of(trace("one call"), tmp_path / "less.trace")) == said
+
+
+def test_a_frozen_layer_of_a_trace_without_values_is_no_measured_difference(
+    trace: Traces, tmp_path: Path
+) -> None:
+    with tracer.Recorder(tmp_path / "less.trace", detail="structure"):
+        Run(prepare=lambda model: model.first.requires_grad_(False)).train()
+
+    text = text_of(trace("one call"), tmp_path / "less.trace")
+
+    assert headline(text) == "Nothing to compare: no gradient was measured in both."
+    assert "a gradient in A only: 2 parameters (first.bias, first.weight); frozen in B" in text
+    assert not section(text, "where they part")

@@ -10,7 +10,7 @@ from tracer.analysis.diff.origins import Origin
 from tracer.analysis.diff.partners import Partners
 from tracer.analysis.diff.relation import Cosine
 from tracer.analysis.diff.sides import Side
-from tracer.analysis.diff.stages import Cell, Parting, Stage, Weighing
+from tracer.analysis.diff.stages import Cell, Parting, Stage, Weighing, is_uneven
 from tracer.analysis.diff.timeline import Comparison, Match
 from tracer.analysis.diff.updates import Updates
 from tracer.analysis.exact import is_same, said
@@ -26,6 +26,7 @@ MOST_TABLES = 3
 MOST_WEIGHINGS = 12
 MOST_NAMES = 3
 LINEAR = ("SGD", "ASGD")
+NEAR = 1e-2
 REDUCED = 1e-4
 """Gradients that are apart by more than this were computed in less than float32."""
 
@@ -86,20 +87,14 @@ def headline(found: Difference) -> str:
     shown = found.shown
     if shown is None:
         return "Nothing to compare: no step or filling of a buffer is in both."
-    if shown.of_kind("unknown") and not shown.compared:
+    if shown.is_unmeasured:
         return "Nothing to compare: no gradient was measured in both."
     if found.is_none:
         return _of_no_difference(found)
     if shown.is_proportional and shown.clusters:
         return _of_one_factor(found, shown)
     if shown is not found.moments[0]:
-        if not shown.of_kind("different", "only-a", "only-b", "nonfinite-a", "nonfinite-b"):
-            off = max(match.relation.off for match in shown.matches)
-            return (
-                f"The same before {_when(shown)}; from there on apart by a little, up to {off:.1g} "
-                "of the norm: rounding that grows, or a small cause."
-            )
-        return f"The same before {_when(shown)}, different from there on."
+        return _of_a_later_moment(found, shown)
     if shown.is_proportional_where_both and shown.clusters:
         return "The same gradients, but not for the same parameters."
     if len(shown.clusters) > 1 and not shown.of_kind("near", "different"):
@@ -139,6 +134,45 @@ def _of_one_factor(found: Difference, shown: Comparison) -> str:
     return f"{same}, but not the same steps."
 
 
+def _of_a_later_moment(found: Difference, shown: Comparison) -> str:
+    """Of runs that took the same steps before, with the same gradients or with multiples."""
+    factors = _factors_before(found, shown)
+    before = _before(found, shown, factors)
+    near = [match.relation for match in shown.of_kind("multiple", "near")]
+    is_one = len(factors) == 1 and all(is_same(r.factor, factors[0], NEAR) for r in near)
+    if is_one and len(near) == len(shown.compared):
+        off = max(relation.off for relation in near)
+        return (
+            f"{before}; from there on apart by a little, up to {off:.1g} "
+            "of the norm: rounding that grows, or a small cause."
+        )
+    return f"{before}{', ' if factors == [1] else '; '}different from there on."
+
+
+def _factors_before(found: Difference, shown: Comparison) -> list[Exact]:
+    """By which gradients differed before a moment; those of zero differ by none."""
+    moments = found.moments[: found.moments.index(shown)]
+    factors = [cluster.factor for moment in moments for cluster in moment.clusters]
+    distinct = [
+        factor
+        for place, factor in enumerate(factors)
+        if not any(is_same(factor, other, 1e-4) for other in factors[:place])
+    ]
+    return distinct or [Fraction(1)]
+
+
+def _before(found: Difference, shown: Comparison, factors: Sequence[Exact]) -> str:
+    """What holds before a moment: the steps are the same until then."""
+    if factors == [1]:
+        return f"The same before {_when(shown)}"
+    what = _times(factors[0]) if len(factors) == 1 else "with changing factors"
+    steps = ", but the same steps" if shown.is_step else ""
+    kinds = {update.updates.kind: update.updates.kinds[0] for update in found.updates}
+    if "adaptive" in kinds:
+        steps = f", which {kinds['adaptive']} cancels, but for eps and L2 decay"
+    return f"Gradients {what} before {_when(shown)}{steps}"
+
+
 def _of_directions(found: Difference, when: str) -> str:
     """Why no factor makes one of the other, as far as the facts say."""
     kinds = {origin.kind for origin in found.origins}
@@ -150,13 +184,20 @@ def _of_directions(found: Difference, when: str) -> str:
         return f"Different models: their gradients differ from {when} on."
     if "weights" in kinds:
         return "Different weights from the start: everything after that differs, too."
-    if any(parting.weighings for exhibit in found.exhibits for parting in exhibit.partings):
+    partings = [parting for exhibit in found.exhibits for parting in exhibit.partings]
+    if any(parting.is_unequal for parting in partings):
         return "Different directions: items do not weigh the same against one another."
+    for side, name in enumerate("AB"):
+        if any(p.leftovers[side] and not p.leftovers[1 - side] for p in partings):
+            return f"Different directions: {name} adds what an earlier step has used already."
     if _reweighed(found):
         return "Different directions: losses do not weigh the same against one another."
     if "items" in kinds:
         return f"Different batches: their gradients differ from {when} on."
     if "loss" in kinds:
+        rows = [row for p in partings for term in (p.a, p.b) for row in term.rows]
+        if any(is_uneven(row) for row in rows):
+            return f"Different data, randomness, or weights of items, from {when} on."
         return f"Different data, or randomness, from {when} on."
     return f"Different directions from {when} on: no factor makes one gradient of the other."
 
@@ -164,7 +205,8 @@ def _of_directions(found: Difference, when: str) -> str:
 def _reweighed(found: Difference) -> bool:
     """Whether the ledgers say that one loss grew more than another."""
     ratios = [parting.ratio for exhibit in found.exhibits for parting in exhibit.partings]
-    return any(ratio is None or not is_same(ratio, ratios[0]) for ratio in ratios)
+    known = [ratio for ratio in ratios if ratio is not None]
+    return any(not is_same(ratio, known[0]) for ratio in known)
 
 
 def _times(factor: Exact | None) -> str:
@@ -191,7 +233,7 @@ def gradient_sentences(found: Difference) -> list[str]:
             if before is first
             else f"s {_numbers(first)} to {_numbers(before)}"
         )
-        sentences.insert(0, f"{_first_relation(first)} at {_word(first)}{span}")
+        sentences.insert(0, f"{_relation_before(found, shown)} at {_word(first)}{span}")
     sentences += _later(found)
     return sentences + _unmatched(found.partners)
 
@@ -290,9 +332,9 @@ def _precision(members: Sequence[Match]) -> str:
     )
 
 
-def _first_relation(comparison: Comparison) -> str:
-    clusters = comparison.clusters
-    return _equation(clusters[0].factor) if len(clusters) == 1 else "proportional"
+def _relation_before(found: Difference, shown: Comparison) -> str:
+    factors = _factors_before(found, shown)
+    return _equation(factors[0]) if len(factors) == 1 else "proportional, by changing factors,"
 
 
 def _later(found: Difference) -> list[str]:
@@ -461,6 +503,8 @@ def _cancelled(updates: Updates) -> str:
 
 def parting_sentences(found: Difference, lines: tuple[Lines, Lines]) -> list[str]:
     """The first factor at which the ledgers part, or the fact in which the runs differ."""
+    if found.shown is not None and found.shown.is_unmeasured:
+        return []
     sentences = [_origin(origin, lines) for origin in found.origins]
     for exhibit in found.exhibits:
         sentences += _parted(exhibit, found, lines)
@@ -487,6 +531,9 @@ def _parted(exhibit: Exhibit, found: Difference, lines: tuple[Lines, Lines]) -> 
             yield f"{whose}{of}{parting.unknown}"
         if parting.weighings:
             yield f"{whose}{of}{_unequal(parting.weighings)}"
+        elif parting.spreads is not None:
+            one, other = parting.spreads
+            yield f"{whose}{of}items weigh differently: {one} in A, {other} in B"
         elif parting.first is not None:
             yield f"{whose}{of}first {_stage(parting.first, lines)}"
             yield from _balance(exhibit, parting)
@@ -579,7 +626,7 @@ def _tables(found: Difference, lines: tuple[Lines, Lines], ink: Ink) -> Iterator
     for exhibit in found.exhibits:
         for parting in exhibit.partings:
             key = _signature(parting)
-            if key in shown or not (parting.parted or parting.weighings):
+            if key in shown or not (parting.parted or parting.is_unequal):
                 continue
             if len(shown) == MOST_TABLES:
                 return
@@ -590,7 +637,7 @@ def _tables(found: Difference, lines: tuple[Lines, Lines], ink: Ink) -> Iterator
 
 def _signature(parting: Parting) -> object:
     parted = tuple((s.name, s.a.words, s.b.words, s.ratio) for s in parting.parted)
-    return parted, tuple(w.ratio for w in parting.weighings)
+    return parted, tuple(w.ratio for w in parting.weighings), parting.spreads
 
 
 def _ledger(
@@ -620,9 +667,13 @@ def _outcome(exhibit: Exhibit, parting: Parting) -> Iterator[tuple[str, ...]]:
     a, b = parting.a, parting.b
     if parting.weighings:
         return
+    if parting.spreads is not None:
+        yield ("= items weigh", parting.spreads[0], "", parting.spreads[1], "", "")
+        return
     if a.items != b.items and a.total is not None and b.total is not None and a.total:
-        whole = b.total / a.total
-        yield ("= all items weigh", said(a.total), "", said(b.total), "", f"x {said(whole)}")
+        is_factor = exhibit.match.relation.kind in ("multiple", "near")
+        whole = f"x {said(b.total / a.total)}" if is_factor else ""
+        yield ("= all items weigh", said(a.total), "", said(b.total), "", whole)
         return
     if a.unit_weight is None or b.unit_weight is None:
         return

@@ -132,6 +132,7 @@ def _parting(parting: Parting, found: Difference) -> Document:
              "ratio": _exact(w.ratio)}
             for w in parting.weighings
         ],
+        "spreads": None if parting.spreads is None else list(parting.spreads),
         "unknown": parting.unknown,
     }  # fmt: skip
 

@@ -148,7 +148,9 @@ def _exhibit(a: Side, b: Side, members: Sequence[Match]) -> Exhibit:
     match = next((m for m in members if m.relation.elements > 1), members[0])
     one, other = match.pair.a, match.pair.b
     verdicts = (a.verdict(one, match.a), b.verdict(other, match.b))
-    found = partings(*verdicts, (a.ledger(one, match.a), b.ledger(other, match.b)))
+    ledgers = (a.ledger(one, match.a), b.ledger(other, match.b))
+    is_multiple = match.relation.kind in ("multiple", "near")
+    found = partings(*verdicts, ledgers, is_multiple=is_multiple)
     return Exhibit(match, tuple(members), verdicts, tuple(found), _explains(match, found))
 
 

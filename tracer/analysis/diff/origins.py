@@ -16,7 +16,7 @@ from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.diff.partners import Partnership
 from tracer.analysis.diff.relation import Relation, related
 from tracer.analysis.diff.sides import Moment, Side
-from tracer.analysis.diff.stages import Parting
+from tracer.analysis.diff.stages import Parting, is_uneven
 from tracer.analysis.diff.timeline import Comparison
 from tracer.analysis.exact import is_same, product, rounding
 from tracer.analysis.ledger import Books, Row
@@ -165,6 +165,8 @@ def losses_of(side: Side, rows: Sequence[Row]) -> float | None:
 
     The value of a root is the sum of its items' losses times their weight, if all weigh the same.
     """
+    if any(is_uneven(row) for row in rows):
+        return None
     calls: dict[tuple[int | None, int], list[Row]] = {}
     for row in rows:
         calls.setdefault((row.rank, row.call), []).append(row)

@@ -8,17 +8,17 @@ and each further mean that is added to it as one more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from tracer.analysis.exact import is_same, product, said
+from tracer.analysis.exact import is_same, product, said, tidy
 from tracer.analysis.ledger import Ledger, Row
 from tracer.analysis.rankaxis import rank_factor, world_of
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import TermVerdict, Verdict, reduction_word
 from tracer.semantics.effects import Exact
 
-__all__ = ["Cell", "Parting", "Stage", "Weighing", "partings"]
+__all__ = ["Cell", "Parting", "Stage", "Weighing", "is_uneven", "partings"]
 
 ONE = Fraction(1)
 KINDS = ("hook", "measured", "paths", "unscale", "clip_grad_norm", "clip_grad_value", "edit")
@@ -82,7 +82,8 @@ class Parting:
     """One loss of both runs, stage by stage.
 
     `ratio` is the product of all stages: what the ledgers say that B is of A. `weighings` are there
-    where the items of a run do not weigh the same. `unknown` says why no ratio is known.
+    where the items of a run do not weigh the same. `unknown` says why no ratio is known. `spreads`
+    says what items weigh in A and in B where those of one reduction differ, not alike in both.
     """
 
     stages: tuple[Stage, ...]
@@ -91,6 +92,18 @@ class Parting:
     ratio: Exact | None
     weighings: tuple[Weighing, ...] = ()
     unknown: str = ""
+    spreads: tuple[str, str] | None = None
+
+    @property
+    def is_unequal(self) -> bool:
+        """Whether items weigh differently against one another in the two runs."""
+        return bool(self.weighings) or self.spreads is not None
+
+    @property
+    def leftovers(self) -> tuple[bool, bool]:
+        """Whether A, and B, add what an earlier step has used already."""
+        a, b = (any(row.is_repeated for row in term.rows) for term in (self.a, self.b))
+        return a, b
 
     @property
     def first(self) -> Stage | None:
@@ -102,9 +115,16 @@ class Parting:
         return [stage for stage in self.stages if stage.parts]
 
 
-def partings(a: Verdict, b: Verdict, ledgers: tuple[Ledger, Ledger]) -> list[Parting]:
-    """Each loss of A beside its like in B; losses that only one has are left out."""
-    return [_parting(one, other, ledgers) for one, other in _paired(a.terms, b.terms)]
+def partings(
+    a: Verdict, b: Verdict, ledgers: tuple[Ledger, Ledger], *, is_multiple: bool
+) -> list[Parting]:
+    """Each loss of A beside its like in B; losses that only one has are left out.
+
+    `is_multiple` says that one gradient is, or nearly is, a multiple of the other. Where it is not,
+    items of one more step, or of other weights, are no factor.
+    """
+    found = [_parting(one, other, ledgers) for one, other in _paired(a.terms, b.terms)]
+    return found if is_multiple else [_without_factors(parting) for parting in found]
 
 
 def _paired(
@@ -147,6 +167,71 @@ def _parting(a: TermVerdict, b: TermVerdict, ledgers: tuple[Ledger, Ledger]) -> 
     shown = tuple(stage for stage in stages if stage.a.is_there or stage.b.is_there)
     ratio = product(stage.ratio for stage in shown)
     return Parting(shown, a, b, None if weighings else ratio, weighings)
+
+
+def _without_factors(parting: Parting) -> Parting:
+    """Without those that gradients in different directions cannot have."""
+    unknown = set()
+    if parting.leftovers[0] != parting.leftovers[1]:
+        unknown.add("backward calls")
+    spreads = None if parting.unknown or parting.weighings else _spreads(parting.a, parting.b)
+    if spreads is not None:
+        unknown |= {"items", "in the loss"}
+    stages = tuple(
+        replace(stage, ratio=None) if stage.name in unknown and stage.parts else stage
+        for stage in parting.stages
+    )
+    ratio = None if any(stage.ratio is None for stage in stages) else parting.ratio
+    return replace(parting, stages=stages, ratio=ratio, spreads=spreads)
+
+
+def _spreads(a: TermVerdict, b: TermVerdict) -> tuple[str, str] | None:
+    """What items weigh in both, unless they differ from one another alike, or it is not known."""
+    if not any(is_uneven(row) for row in (*a.rows, *b.rows)):
+        return None
+    one, other = _ends(a.rows), _ends(b.rows)
+    if all(any(is_uneven(row) for row in term.rows) for term in (a, b)):
+        quotients = _quotient(one), _quotient(other)
+        if None in quotients or is_same(*quotients, 1e-4):
+            return None
+    return _from_to(*one), _from_to(*other)
+
+
+def is_uneven(row: Row) -> bool:
+    """Whether the items of one reduction weigh differently, by numbers or weights of their own."""
+    is_weighted = bool(row.reductions) and row.reductions[-1].kind == "weighted-mean"
+    return row.is_uneven or row.own is not None or is_weighted
+
+
+def _ends(rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """The least and the largest weight of an item; None where that is not known."""
+    least: list[float | None] = []
+    largest: list[float | None] = []
+    for row in rows:
+        weight = None if row.weight is None or is_uneven(row) else float(row.weight)
+        spread = row if row.own is None else row.own
+        least.append(weight if spread.least is None else spread.least)
+        largest.append(weight if spread.largest is None else spread.largest)
+    low, high = ([x for x in ends if x is not None] for ends in (least, largest))
+    return (
+        min(low) if len(low) == len(rows) else None,
+        max(high) if len(high) == len(rows) else None,
+    )
+
+
+def _quotient(ends: tuple[float | None, float | None]) -> float | None:
+    least, largest = ends
+    return largest / least if least and largest is not None else None
+
+
+def _from_to(least: float | None, largest: float | None) -> str:
+    if largest is None:
+        return "each its own weight"
+    high = said(tidy(largest, 2e-6))
+    if least is None:
+        return f"up to {high} each"
+    low = said(tidy(least, 2e-6))
+    return f"{high} each" if low == high else f"{low} to {high} each"
 
 
 def _stage(name: str, a: Cell, b: Cell) -> Stage:
@@ -208,7 +293,9 @@ class _Term:
         word = self.word if outer is None else self.word.rpartition(" of ")[2].removesuffix("s")
         words = f"{word} over {_counted(first)}" if first.reductions else "a single value"
         if each is not None and self.is_mean:
-            words += f", {said(each)} each"
+            last = first.reductions[-1].kind if first.reductions else ""
+            own = " x its own weight" if last == "weighted-mean" else ""
+            words += f", {said(each)}{own} each"
         factor = each * _size(first) if both_mean and each is not None else each
         return Cell(words, factor, source)
 

@@ -51,6 +51,12 @@ class Comparison:
         return [match for match in self.matches if match.relation.kind in kinds]
 
     @property
+    def is_unmeasured(self) -> bool:
+        """Whether there are gradients, and none that was measured in both."""
+        kinds = {match.relation.kind for match in self.matches}
+        return "unknown" in kinds <= {"unknown", "absent", "absent-a", "absent-b"}
+
+    @property
     def clusters(self) -> list[Cluster]:
         """Groups of parameters that share a factor; their members count in `matches`."""
         return clusters_of([match.relation for match in self.matches])
