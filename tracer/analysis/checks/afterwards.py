@@ -39,7 +39,8 @@ def clip_before_unscale(case: Case) -> Iterator[Claim]:
     unscaling afterwards makes max_norm / scale of it.
 
     Evidence: a clip with a coefficient below 1, then an unscaling of the same gradients. The factor
-    is the coefficient that was applied over the one that would have been.
+    is the coefficient that was applied over the one that would have been. Or a clip by value that
+    changed them: it cuts at its bound over the scale, and there is no one factor.
 
     Silent: when `unscale_` comes first.
     """
@@ -50,9 +51,12 @@ def clip_before_unscale(case: Case) -> Iterator[Claim]:
         for place, change in enumerate(changes):
             after = [c for c in changes[place + 1 :] if c.kind == "unscale"]
             edit = case.books.archive.by_order.get(change.order)
-            if change.kind != "clip_grad_norm" or not after or not isinstance(edit, Edit):
+            if not after or not isinstance(edit, Edit):
                 continue
-            yield _clipped_scaled(case, account, edit, change, after[0])
+            if change.kind == "clip_grad_norm":
+                yield _clipped_scaled(case, account, edit, change, after[0])
+            elif change.kind == "clip_grad_value" and not is_same(change.factor, ONE):
+                yield _cut_scaled(case, account, edit, change, after[0])
 
 
 def _clipped_scaled(
@@ -73,6 +77,24 @@ def _clipped_scaled(
         factor,
         [
             Proof(f"clip to max_norm {most:g} of a norm of {norm:.4g}", clip.source, clip.factor),
+            Proof("unscaled afterwards", unscale.source, unscale.factor),
+        ],
+        account.steps,
+        case.looked_at(account),
+    )
+
+
+def _cut_scaled(case: Case, account: Account, edit: Edit, clip: Change, unscale: Change) -> Claim:
+    scale = ONE / unscale.factor if unscale.factor else ONE
+    bound = float(edit.details["clip_value"])
+    return Claim(
+        f"clipped by value while the gradients still carry the loss scale {said(scale)}: every "
+        f"element is cut at {bound / float(scale):.4g} instead of {bound:g}",
+        clip.source,
+        account.buffers,
+        None,
+        [
+            Proof(f"clip to {bound:g}", clip.source, clip.factor),
             Proof("unscaled afterwards", unscale.source, unscale.factor),
         ],
         account.steps,
