@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import prod
 
@@ -407,37 +407,59 @@ def double_backward_same_graph(case: Case) -> Iterator[Claim]:
     often as the loop runs.
 
     Evidence: the very nodes that reduce a loss run in two backward calls, and both of them are in
-    the buffer that a step consumes.
+    the buffer that a step consumes. The factor is how often, if all that the calls sent is the
+    same; where one of them had further terms, these count less often, and no factor is told.
 
     Silent: for a trunk that several heads share (each head's loss runs once), for double
     backward by `create_graph`, and when the buffers are emptied in between.
     """
+    claims: dict[int | None, list[Claim]] = defaultdict(list)
+    uneven: set[int | None] = set()
     for account in case.accounts:
         if not account.steps:
             continue
         inside = {entry.call for entry in account.fresh}
-        times: Counter[int | None] = Counter()
+        calls: dict[int | None, list[int]] = defaultdict(list)
         proofs: dict[int | None, list[Proof]] = defaultdict(list)
         for call in case.calls_of(account):
             for node, order in call.again:
                 if order in inside and call.order in inside and _counts_again(case, call, node):
-                    times[call.source] += 1
+                    calls[call.source] += [order, call.order]
                     proofs[call.source] += [
                         Proof("sent backward, graph retained", case.event_source(order)),
                         Proof("and again", call.source),
                     ]
                     break
-        for source, count in times.items():
-            yield Claim(
-                f"a loss is sent backward {count + 1} times over the same graph: its gradient "
-                f"counts {count + 1} times",
-                source,
-                account.buffers,
-                Fraction(count + 1),
-                proofs[source],
-                account.steps,
-                case.looked_at(account),
-            )
+        for source, found in calls.items():
+            count = len(proofs[source]) // 2 + 1
+            sent = [call_total(account.rows, call) for call in dict.fromkeys(found)]
+            if not all(is_same(sent[0], other) for other in sent):
+                uneven.add(source)
+            claims[source].append(_sent_again(case, account, source, count, proofs[source]))
+    for source, made in claims.items():
+        yield from (_without_factor(claim) if source in uneven else claim for claim in made)
+
+
+def _sent_again(
+    case: Case, account: Account, source: int | None, count: int, proofs: list[Proof]
+) -> Claim:
+    return Claim(
+        f"a loss is sent backward {count} times over the same graph: its gradient counts {count} "
+        "times",
+        source,
+        account.buffers,
+        Fraction(count),
+        proofs,
+        account.steps,
+        case.looked_at(account),
+    )
+
+
+def _without_factor(claim: Claim) -> Claim:
+    """The same where the calls did not send the same: some terms count less often than others."""
+    count = said(claim.factor)
+    words = f"terms of a loss are sent backward up to {count} times over the same graph, and others"
+    return replace(claim, message=f"{words} less often: they weigh unequally", factor=None)
 
 
 def _counts_again(case: Case, call: Call, node: int) -> bool:

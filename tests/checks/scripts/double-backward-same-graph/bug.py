@@ -1,4 +1,4 @@
-# finds: warning double-backward-same-graph x 4
+# finds: warning double-backward-same-graph
 """A running total is sent backward in the loop: the first loss counts four times."""
 
 import torch

@@ -1,5 +1,4 @@
-# finds: warning double-backward-same-graph x 2
-# notes: adam-hides-factor
+# finds: warning double-backward-same-graph
 """An auxiliary loss is sent backward, and once more within the total."""
 
 import torch, torch.nn as nn, torch.nn.functional as F
