@@ -387,6 +387,9 @@ def compare(rows: list[Row], true: list[float | str | None], seen: Counter[str])
         seen["of several sums, or not told apart by the network"] += len(rows)
         return ""
     (row,) = rows
+    if not live:
+        seen["of no gradient at all"] += 1
+        return ""
     if row.items != len(live):
         return f"{row.items} items, {row.masked} masked"
     ends = ends_of(row)

@@ -137,8 +137,10 @@ class _Walk:
         for place, arrived in inputs.items():
             tensor = received.get(place)
             if tensor is not None:
-                found = merged(arrived, tensor.elements)
-                strands += self._settled(node, place, tensor, found) if is_alone else found
+                if is_alone:
+                    strands += self._settled(node, place, tensor, arrived)
+                else:
+                    strands += merged(arrived, tensor.elements)
         elements = sum(tensor.elements for tensor in received.values())
         leaving = self._facts.leaving.get(node, [])
         strands = merged(strands, elements) if len(inputs) > 1 else strands
@@ -172,9 +174,9 @@ class _Walk:
             rough = is_rough(changed, tensor.form.dtype)
             factor = Factor("hook", changed, "hook", self._facts.node(node).source, True, rough)
             strands = [strand.scaled(factor) for strand in strands]
+        strands = merged(_met_again(strands, tensor), tensor.elements)
         if measured is not None and len(strands) == 1:
             strands = [_recovered(strands[0], measured)]
-        strands = _met_again(strands, tensor)
         if _disagrees(strands, tensor):
             why = "what was measured differs from what the rules say"
             return [replace(s, unknown=s.unknown or why) for s in strands]
