@@ -65,7 +65,8 @@ EARLIER = (("sources", "caller", "id"), ("calls", "nested_in", "ord"))
 
 ORDINALS = (
     ("sources", "id"), ("modules", "id"), ("buffers", "id"), ("forms", "id"), ("structures", "id"),
-    ("layouts", "id"), ("groups", "id"), ("wrappers", "id"),
+    ("layouts", "id"), ("groups", "id"), ("wrappers", "id"), ("edges", "output"),
+    ("edges", "input"),
 )  # fmt: skip
 
 Shape = Callable[[Any], bool]
@@ -253,6 +254,8 @@ def _wrong_run(db: sqlite3.Connection) -> Iterator[str]:
     for name, kinds in FIELDS.items():
         if not isinstance(fields.get(name), kinds):
             yield f"the {name} of its run is not as it was written"
+    if not are_texts(fields.get("command")):
+        yield "the command of its run is not as it was written"
 
 
 def _parsed(text: str) -> Any:
