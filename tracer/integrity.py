@@ -8,6 +8,7 @@ so; only a sound one may show a fault of ours.
 
 from __future__ import annotations
 
+import glob
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,8 @@ from typing import Any
 
 from tracer.errors import TraceUnreadable
 from tracer.events import ROW_WIDTH, SMALL
-from tracer.tracefile import SCHEMA, is_trace
+from tracer.runfiles import files_of_job
+from tracer.tracefile import CHECKSUM, SCHEMA, checksum, is_trace
 
 __all__ = ["damage_among", "damage_of"]
 
@@ -127,11 +129,11 @@ FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def damage_among(words: Iterable[str]) -> TraceUnreadable | None:
-    """What to say of the first of these words that is the path of a damaged trace."""
-    for path in map(Path, words):
+    """What to say of the first damaged trace that these words name: a file, a folder, a pattern."""
+    for path in (path for word in words for path in _named(word)):
         try:
             damage = damage_of(path) if path.is_file() and is_trace(path) else ""
-        except (OSError, ValueError):  # no path at all, or one that cannot be read
+        except OSError:  # it cannot be read
             continue
         if damage:
             return TraceUnreadable(
@@ -140,6 +142,17 @@ def damage_among(words: Iterable[str]) -> TraceUnreadable | None:
                 "record it again",
             )
     return None
+
+
+def _named(word: str) -> Iterator[Path]:
+    """The files that a word may name, of a job those of all ranks."""
+    try:
+        path = Path(word)
+        yield from sorted(path.glob("*.trace")) if path.is_dir() else files_of_job(path)
+        if glob.has_magic(word):
+            yield from map(Path, sorted(glob.glob(word)))
+    except (OSError, ValueError):  # no path at all
+        return
 
 
 def damage_of(path: Path) -> str:
@@ -161,6 +174,15 @@ def _wrong(db: sqlite3.Connection) -> Iterator[str]:
     yield from _wrong_texts(db)
     yield from _wrong_run(db)
     yield from _wrong_blobs(db)
+    yield from _changed(db)
+
+
+def _changed(db: sqlite3.Connection) -> Iterator[str]:
+    """Numbers that could all be true, but are not those that were written."""
+    query = f"SELECT value FROM run WHERE field = '{CHECKSUM}'"
+    for (written,) in db.execute(query):
+        if _parsed(written) != checksum(db):
+            yield "its contents are not those that were written: their checksum differs"
 
 
 def _wrong_schema(db: sqlite3.Connection) -> Iterator[str]:

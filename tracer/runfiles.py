@@ -13,7 +13,7 @@ from tracer.errors import TraceUnreadable
 from tracer.events import RunInfo
 from tracer.tracefile import Trace, load
 
-__all__ = ["Run", "file_of_rank", "load_run", "ranks_of_job", "siblings_of"]
+__all__ = ["Run", "file_of_rank", "files_of_job", "load_run", "ranks_of_job", "siblings_of"]
 
 RANKED = re.compile(r"(?P<stem>.*)\.rank(?P<rank>\d+)(?P<ending>\.[^.]*)")
 
@@ -106,6 +106,11 @@ def _run_of(path: Path) -> Run:
             raise
         trace = neighbour
     return _with_siblings(trace)
+
+
+def files_of_job(path: Path) -> list[Path]:
+    """A trace file, and after it those that are called like it with the number of another rank."""
+    return [path, *_neighbours(path)]
 
 
 def _neighbours(path: Path, itself: bool = False) -> list[Path]:

@@ -7,9 +7,12 @@ nothing: text is JSON, blobs are plain little-endian float32 and float64.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import marshal
 import math
 import os
+import re
 import sqlite3
 import struct
 import sys
@@ -58,14 +61,15 @@ from tracer.events import (
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["SCHEMA", "SCHEMA_VERSION", "Trace", "TraceWriter", "is_trace", "load"]
+__all__ = ["SCHEMA", "SCHEMA_VERSION", "Trace", "TraceWriter", "checksum", "is_trace", "load"]
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x47524144  # "GRAD"
 MAGIC = b"SQLite format 3\x00"
 
 SCHEMA = """
--- What the process was: one row per field of RunInfo, its value as JSON.
+-- What the process was: one row per field of RunInfo, its value as JSON; and, once it has ended,
+-- the checksum of all the other rows of the file.
 CREATE TABLE run (field TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- Lines of code; caller is the line that called it, outward to the script; text is the line itself.
@@ -289,6 +293,7 @@ class TraceWriter:
         """
         try:
             self.describe(info)
+            self._db.execute("INSERT INTO run VALUES (?, ?)", (CHECKSUM, _json(checksum(self._db))))
             self._db.execute("COMMIT")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.execute("PRAGMA journal_mode=DELETE")
@@ -479,6 +484,35 @@ MEASURED: dict[type, str] = {Call: "calls", Step: "steps", Edit: "edits", Exchan
 """The events with measurements, and their tables."""
 
 
+CHECKSUM = "checksum"
+
+
+def checksum(db: sqlite3.Connection) -> str:
+    """A hash of all that a file holds, but of no checksum in it: it tells a file that was changed.
+
+    It is written once, at the end, and compared only when reading fails.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    factory, db.text_factory = db.text_factory, bytes
+    try:
+        for name in ROW_QUERIES:
+            cursor = db.execute(ROW_QUERIES[name])
+            while rows := cursor.fetchmany(1000):
+                # Version 2 has no references, which would tell of objects and not of values.
+                found.update(marshal.dumps((name, rows), 2))
+    finally:
+        db.text_factory = factory
+    return found.hexdigest()
+
+
+ROW_QUERIES = {
+    name: f"SELECT * FROM {name}"
+    + (f" WHERE field <> '{CHECKSUM}' ORDER BY field" if name == "run" else "")
+    for name in re.findall(r"CREATE TABLE (\w+)", SCHEMA)
+}
+"""All rows of each table, in the order of its key, in which SQLite stores them."""
+
+
 def is_trace(path: Path) -> bool:
     """Whether the file's SQLite header carries our application id (bytes 68 to 71)."""
     with open(path, "rb") as file:
@@ -601,6 +635,7 @@ class Trace:
     @cached_property
     def info(self) -> RunInfo:
         fields = {name: self._json(value) for name, value in self._rows("SELECT * FROM run")}
+        fields.pop(CHECKSUM, None)
         try:
             fields["command"] = tuple(fields["command"])
             fields["siblings"] = tuple(fields["siblings"])

@@ -18,7 +18,7 @@ import tracer
 from tests.record.scenarios import SCENARIOS
 from tests.trust.damage import BROKEN, HOSTILE, copy_of, record, rewrite_texts
 from tests.trust.reading import Answer, ask, questions, wrong_with
-from tracer.integrity import damage_of
+from tracer.integrity import damage_among, damage_of
 
 FEW, MANY = 2, 300
 
@@ -87,6 +87,8 @@ def test_many_broken_traces_get_a_clear_error_or_an_answer(
         ("UPDATE edges SET sender = 'x'", "edges has a sender that is no integer"),
         ("DROP TABLE readings", "its table readings is not as it was written"),
         ("DELETE FROM run WHERE field = 'world'", "the world of its run"),
+        ("UPDATE nodes SET name = 'AddBackward0'", "not those that were written"),
+        ("UPDATE calls SET measurements = zeroblob(length(measurements))", "not those that were"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(
@@ -98,6 +100,27 @@ def test_what_is_wrong_with_a_file_is_said(
         db.commit()
 
     assert re.search(found, damage_of(path))
+
+
+def test_a_changed_number_of_a_killed_run_is_not_told(sound: Path, tmp_path: Path) -> None:
+    """Without an end there is no checksum to compare with."""
+    path = copy_of(sound, tmp_path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM run WHERE field = 'checksum'")
+        db.execute("UPDATE nodes SET name = 'AddBackward0'")
+        db.commit()
+
+    assert damage_of(path) == ""
+
+
+def test_the_damaged_file_of_a_folder_is_named(sound: Path, tmp_path: Path) -> None:
+    path = copy_of(sound, tmp_path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE calls SET scalars = x'00'")
+        db.commit()
+
+    for named in (str(tmp_path), str(tmp_path / "*.trace")):
+        assert str(path) in str(damage_among(["--json", named]))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import ExitStack
 
@@ -15,6 +14,7 @@ from tracer.commands.console import progress, say_detail, wants_colour, write
 from tracer.runfiles import Run, load_run
 from tracer.version import __version__
 from tracer.views.findings import document, findings_text
+from tracer.views.json_text import json_text
 from tracer.views.sarif import sarif
 from tracer.views.terminal import Ink
 
@@ -57,9 +57,9 @@ def run(options: argparse.Namespace) -> int:
         folder = cases[0].trace.info.cwd
     if options.sarif:
         log = sarif(report, wanted, __version__, folder, options.traces)
-        print(json.dumps(log, indent=2))
+        print(json_text(log))
     elif options.json:
-        print(json.dumps(document(report, options.traces), indent=2))
+        print(json_text(document(report, options.traces)))
     else:
         write(findings_text(report, options.traces, Ink(wants_colour(sys.stdout))), sys.stdout)
     return exit_code(report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from tracer.runfiles import load_run
 from tracer.views.diff import difference_text
 from tracer.views.diff_json import difference_document
 from tracer.views.diff_svg import difference_svg
+from tracer.views.json_text import json_text
 from tracer.views.terminal import Ink, bytes_text, printable
 
 __all__ = ["add_options", "run"]
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         if options.svg:
             text = _drawn(found, options)
         elif options.json:
-            text = json.dumps(difference_document(found), indent=2) + "\n"
+            text = json_text(difference_document(found)) + "\n"
         else:
             text = difference_text(found, Ink(wants_colour(sys.stdout)))
     write(text, sys.stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tracer.tracefile import Trace
 from tracer.views.explain import explanation_text, overview_text
 from tracer.views.explain_json import explanation_document, overview_document
 from tracer.views.explain_svg import explanation_svg
+from tracer.views.json_text import json_text
 from tracer.views.ranks import job_document, job_text
 from tracer.views.terminal import Ink, bytes_text, printable
 
@@ -95,7 +95,7 @@ def _below(job: Job, text: str, ink: Ink) -> str:
 
 
 def _as_json(document: dict[str, Any], job: Job) -> str:
-    return json.dumps({**document, "job": job_document(job)}, indent=2) + "\n"
+    return json_text({**document, "job": job_document(job)}) + "\n"
 
 
 def _drawn(one: Explanation, trace: Trace, wanted: str | None) -> str:

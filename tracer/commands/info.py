@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 
@@ -11,6 +10,7 @@ from tracer.analysis.contents import Contents, contents_of
 from tracer.analysis.job import Job, job_of, seen_from
 from tracer.commands.console import wants_colour, write
 from tracer.runfiles import load_run
+from tracer.views.json_text import json_text
 from tracer.views.ranks import job_document, job_text
 from tracer.views.terminal import Ink, contents_text
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         shown = seen_from(traces, options.trace)
         contents, job = contents_of(shown), job_of(traces)
     if options.json:
-        print(json.dumps(document(contents, job), indent=2))
+        print(json_text(document(contents, job)))
         return 0
     ink = Ink(wants_colour(sys.stdout))
     head = job_text(job, ink)
