@@ -44,12 +44,16 @@ class Run:
     """One job: the traces of its ranks, as far as they can be read.
 
     `ranks` has them in order; `missing` says for each other rank of the job what is wrong with its
-    file. A single process is a run of one rank. Use as a context manager, or `close`.
+    file. A single process is a run of one rank. `left_out` are the names of other traces that lie
+    in the folder that was asked for. Use as a context manager, or `close`.
     """
 
-    def __init__(self, ranks: dict[int, Trace], missing: dict[int, str]) -> None:
+    def __init__(
+        self, ranks: dict[int, Trace], missing: dict[int, str], left_out: tuple[str, ...] = ()
+    ) -> None:
         self.ranks = dict(sorted(ranks.items()))
         self.missing = dict(sorted(missing.items()))
+        self.left_out = left_out
 
     @property
     def world(self) -> int:
@@ -83,7 +87,9 @@ def load_run(path: str | Path) -> Run:
 
     Args:
         path: a trace file, of a single process or of any rank; a folder that holds the files of one
-            job; or a pattern such as `run.rank*.trace`, which chooses among its ranks.
+            job; or a pattern such as `run.rank*.trace`, which chooses among its ranks. Traces of
+            single processes beside a job, and what is left of an earlier job that it wrote over,
+            are left out.
 
     Raises:
         TraceUnreadable: nothing there can be read, or it belongs to several jobs (several-runs).
@@ -165,7 +171,7 @@ def _readable(paths: Iterable[Path]) -> Iterator[Trace]:
 
 
 def _one_job(place: Path, paths: list[Path], only_these: bool = False) -> Run:
-    """The job that the files belong to: all must be of one."""
+    """The job that the files belong to: there must be one, beside single processes."""
     traces = list(_readable(paths))
     with ExitStack() as stack:
         for trace in traces:
@@ -177,18 +183,41 @@ def _one_job(place: Path, paths: list[Path], only_these: bool = False) -> Run:
                 "missing-file",
                 f"{place}: no trace is there; expected .trace files that `gradtrace trace` wrote",
             )
-        jobs = {trace.info.job or trace.path.name for trace in traces}
+        jobs = _jobs(traces)
         if len(jobs) > 1:
-            names = ", ".join(sorted(trace.path.name for trace in traces)[:4])
+            names = ", ".join(sorted(found[0].path.name for found in jobs)[:4])
             raise TraceUnreadable(
                 "several-runs",
                 f"{place} holds the traces of {len(jobs)} runs ({names}...): name one of the "
                 "files, the others of its run are found through it",
             )
-        run = _with_siblings(load(traces[0].path))
+        run = _with_siblings(load(jobs[0][0].path))
     if only_these:
         _keep(run, {path.name for path in paths})
+    own = {trace.path.name for trace in run.ranks.values()}
+    own.update(name for rank, name in enumerate(run.first.info.siblings) if rank in run.missing)
+    run.left_out = tuple(path.name for path in paths if path.name not in own)
     return run
+
+
+def _jobs(traces: list[Trace]) -> list[list[Trace]]:
+    """The runs among traces; a single process, or a job written over by a later one, is none.
+
+    Unless there is nothing else.
+    """
+    runs: dict[str, list[Trace]] = {}
+    for trace in traces:
+        runs.setdefault(trace.info.job or trace.path.name, []).append(trace)
+    jobs = [found for found in runs.values() if len(found[0].info.siblings) > 1]
+    whole = [found for found in jobs if not any(_wrote_over(late, found) for late in jobs)]
+    return whole or jobs or list(runs.values())
+
+
+def _wrote_over(late: list[Trace], early: list[Trace]) -> bool:
+    """Whether a later job has files where an earlier one had its own."""
+    names = set(early[0].info.siblings) & {trace.path.name for trace in late}
+    is_later = late[0].info.started > early[0].info.started
+    return late is not early and is_later and bool(names)
 
 
 def _keep(run: Run, names: set[str]) -> None:

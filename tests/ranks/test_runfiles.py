@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.ranks.jobs import write_job, write_rank
+from tests.ranks.sketch import ddp_job
+from tracer.cli import main
 from tracer.errors import TraceUnreadable
 from tracer.events import RunInfo
 from tracer.runfiles import load_run
@@ -96,3 +98,48 @@ def test_a_place_that_is_not_one_job_is_refused(tmp_path: Path, place: str, slug
 def test_an_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(TraceUnreadable, match="no trace is there"):
         load_run(tmp_path)
+
+
+def test_a_single_process_beside_a_job_is_left_out(tmp_path: Path) -> None:
+    write_job(tmp_path / "run.trace", 2)
+    info = RunInfo(script="train.py")
+    TraceWriter(tmp_path / "alone.trace", info).close(info)
+
+    with load_run(tmp_path) as run:
+        assert (list(run.ranks), run.left_out) == ([0, 1], ("alone.trace",))
+
+
+def test_what_a_later_job_left_of_an_earlier_one_is_left_out(tmp_path: Path) -> None:
+    """4 ranks, then 2 with the same output: ranks 2 and 3 are of the first job."""
+    write_job(tmp_path / "run.trace", 4, job="earlier")
+    write_job(tmp_path / "run.trace", 2, job="later", started=10.0)
+
+    with load_run(tmp_path) as run:
+        assert (list(run.ranks), run.missing, run.world) == ([0, 1], {}, 2)
+        assert run.left_out == ("run.rank2.trace", "run.rank3.trace")
+
+
+def test_a_damaged_file_of_nobody_is_left_out_and_one_of_the_job_is_missing(tmp_path: Path) -> None:
+    files = write_job(tmp_path / "run.trace", 2)
+    damage(files[1])
+    (tmp_path / "other.trace").write_bytes(b"nothing")
+
+    with load_run(tmp_path) as run:
+        assert (list(run.ranks), list(run.missing)) == ([0], [1])
+        assert run.left_out == ("other.trace",)
+
+
+@pytest.mark.parametrize("command", ["info", "explain", "graph", "check", "diff"])
+def test_every_command_that_reads_takes_a_folder_and_says_what_it_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    job = ddp_job(tmp_path, missing=[1])
+    info = RunInfo(script="train.py")
+    TraceWriter(tmp_path / "alone.trace", info).close(info)
+    more = {"graph": ["-o", str(tmp_path / "x.dot")], "diff": [str(job)]}
+
+    assert main([command, str(job), *more.get(command, [])]) in (0, 1)
+
+    said = "".join(capfd.readouterr())
+    assert "rank 1 is missing" in said
+    assert "left out, of other runs: alone.trace" in said

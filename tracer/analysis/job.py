@@ -33,13 +33,17 @@ class RankState:
 
 @dataclass(frozen=True)
 class Job:
-    """All ranks of a job. `is_simulated`: there is one process, which stands for all of them."""
+    """All ranks of a job. `is_simulated`: there is one process, which stands for all of them.
+
+    `left_out` are the files of other runs in the folder that was read.
+    """
 
     world: int
     launcher: str
     backend: str
     is_simulated: bool
     ranks: tuple[RankState, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def incomplete(self) -> tuple[RankState, ...]:
@@ -62,11 +66,15 @@ def job_of(run: Run) -> Job:
         for rank, why in run.missing.items()
     ]
     states.sort(key=lambda state: state.rank)
-    return Job(info.world, info.launcher, info.backend, info.simulated, tuple(states))
+    return Job(info.world, info.launcher, info.backend, info.simulated, tuple(states), run.left_out)
 
 
 def seen_from(run: Run, path: str | Path) -> Trace:
-    """The rank that a job is looked at from: that of the file, or else the first with any calls."""
+    """The rank that a job is looked at from: that of the file, or else the first with most steps.
+
+    Under Join, or where one was killed, ranks have made more or fewer.
+    """
     named = [trace for trace in run.ranks.values() if trace.path == Path(path)]
     filled = [trace for trace in run.ranks.values() if trace.calls]
+    filled.sort(key=lambda trace: -len(trace.steps))
     return next(iter([*named, *filled]), run.first)

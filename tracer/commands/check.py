@@ -10,7 +10,7 @@ from tracer.analysis.checks.case import Case
 from tracer.analysis.checks.catalogue import chosen
 from tracer.analysis.checks.run import Report, examine
 from tracer.analysis.job import seen_from
-from tracer.commands.console import progress, say_detail, wants_colour, write
+from tracer.commands.console import progress, say_detail, say_troubles, wants_colour, write
 from tracer.runfiles import Run, load_run
 from tracer.version import __version__
 from tracer.views.findings import document, findings_text
@@ -49,8 +49,10 @@ def run(options: argparse.Namespace) -> int:
     """Print what was found; 1 if anything is more than a note."""
     wanted = chosen(options.select, options.ignore)
     with ExitStack() as stack:
-        cases = [_case(stack.enter_context(load_run(name)), name) for name in options.traces]
-        for case in cases:
+        runs = [stack.enter_context(load_run(name)) for name in options.traces]
+        cases = [_case(one, name) for one, name in zip(runs, options.traces, strict=True)]
+        for one, case in zip(runs, cases, strict=True):
+            say_troubles(one)
             say_detail(case.trace)
         with progress("checking"):
             report = examine(cases, options.select, options.ignore)

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from tracer.analysis.job import job_of
+from tracer.runfiles import Run
 from tracer.tracefile import Trace
+from tracer.views.ranks import job_troubles
 
-__all__ = ["progress", "say", "say_detail", "tell", "wants_colour", "write"]
+__all__ = ["progress", "say", "say_detail", "say_troubles", "tell", "wants_colour", "write"]
 
 
 def say(line: str) -> None:
@@ -25,6 +28,12 @@ def say_detail(trace: Trace) -> None:
         say(f"{trace.path.name}: --detail buffers measured only what is in .grad, and at the roots")
     elif detail == "structure":
         say(f"{trace.path.name}: --detail structure measured no gradient, only its shape is known")
+
+
+def say_troubles(run: Run) -> None:
+    """Tell of a job which ranks are not whole, where the answer itself has no place for it."""
+    for line in job_troubles(job_of(run)):
+        say(line)
 
 
 def tell(text: str) -> None:

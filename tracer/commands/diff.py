@@ -10,7 +10,7 @@ from pathlib import Path
 from tracer.analysis.diff.difference import Difference, compare
 from tracer.analysis.diff.sides import Side
 from tracer.analysis.job import seen_from
-from tracer.commands.console import progress, say_detail, wants_colour, write
+from tracer.commands.console import progress, say_detail, say_troubles, wants_colour, write
 from tracer.commands.explain import TRACE
 from tracer.commands.graph import save
 from tracer.commands.values import option, parse_count
@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
         sides = []
         for path, step in zip((options.a, options.b or options.a), steps, strict=True):
             run = stack.enter_context(load_run(path))
+            say_troubles(run)
             label = _label(path, step, is_one=options.b is None)
             say_detail(seen_from(run, path))
             sides.append(Side(seen_from(run, path), label, step, run.ranks))

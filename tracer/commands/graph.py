@@ -12,7 +12,7 @@ from pathlib import Path
 import networkx as nx
 
 from tracer.analysis.job import seen_from
-from tracer.commands.console import progress, say_detail, write
+from tracer.commands.console import progress, say_detail, say_troubles, write
 from tracer.commands.values import option, parse_count, parse_whole
 from tracer.errors import WrongUse
 from tracer.graph import export
@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
     wish = Wish(options.depth, options.parameter, options.backward, options.step)
     with load_run(options.trace) as traces:
         trace = seen_from(traces, options.trace)
+        say_troubles(traces)
         say_detail(trace)
         output = Path(options.output or f"{trace.path.stem}{wish.suffix}.svg")
         if output.suffix not in FORMATS:

@@ -8,7 +8,7 @@ from tracer.analysis.job import Job, RankState
 from tracer.views.labels import plural
 from tracer.views.terminal import Ink, printable
 
-__all__ = ["job_document", "job_text"]
+__all__ = ["job_document", "job_text", "job_troubles"]
 
 MOST_SHOWN = 6
 ENDINGS = {
@@ -29,12 +29,30 @@ def job_text(job: Job, ink: Ink) -> str:
     else:
         read = [state for state in job.ranks if state.status != "missing"]
         head += f", {len(read):,} of them here" if len(read) < job.world else ""
-    lines = [printable(head)]
-    off = job.incomplete
-    lines += [ink.red(printable(f"  {_told(state)}")) for state in off[:MOST_SHOWN]]
-    if len(off) > MOST_SHOWN:
-        lines.append(f"  ... {plural(len(off) - MOST_SHOWN, 'more rank')} not whole")
+    lines = [printable(head), *(ink.red(f"  {line}") for line in _not_whole(job))]
+    if job.left_out:
+        lines.append(f"  {_left_out(job)}")
     return "\n".join(lines) + "\n"
+
+
+def job_troubles(job: Job) -> list[str]:
+    """Only what is wrong with ranks, and what was left out, a line each."""
+    return [*_not_whole(job), *([_left_out(job)] if job.left_out else [])]
+
+
+def _not_whole(job: Job) -> list[str]:
+    off = job.incomplete if job.world > 1 else ()
+    more = [f"... {plural(len(off) - MOST_SHOWN, 'more rank')} not whole"]
+    return [printable(_told(state)) for state in off[:MOST_SHOWN]] + more[: len(off) > MOST_SHOWN]
+
+
+def _left_out(job: Job) -> str:
+    return printable(f"left out, of other runs: {_some(job.left_out)}")
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more
 
 
 def _told(state: RankState) -> str:
@@ -52,6 +70,7 @@ def job_document(job: Job) -> dict[str, Any]:
         "launcher": job.launcher,
         "backend": job.backend,
         "simulated": job.is_simulated,
+        "left_out": list(job.left_out),
         "ranks": [
             {
                 "rank": state.rank, "file": state.file, "status": state.status,
