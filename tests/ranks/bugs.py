@@ -159,6 +159,19 @@ def contrast(own: Tensor, every: Tensor) -> Tensor:
     return F.cross_entropy(every @ every.T, torch.arange(len(every)))
 
 
+def gathered_as_it_is(work: Work) -> None:
+    """Without `detach`: gloo's own thread writes into the parts, and what it does is recorded."""
+    net = DDP(work.model())
+    optimizer = sgd(net)
+    for x, _ in work.batches():
+        own = F.normalize(net(x), dim=1)
+        parts = [torch.zeros_like(own) for _ in range(work.world)]
+        dist.all_gather(parts, own)
+        parts[work.rank] = own
+        contrast(own, torch.cat(parts)).backward()
+    optimizer.step()
+
+
 def gathered(work: Work, with_gradient: bool, scale: bool = False) -> None:
     net = DDP(work.model())
     optimizer = sgd(net)
@@ -247,6 +260,7 @@ CASES = (
     Case("tensor parallel", None, tensor_parallel, is_shared_batch=True),
     Case("sums times ranks", None, times_world),
     Case("gathered, detached", "gather-detached", lambda w: gathered(w, False), factor=0.5),
+    Case("gathered as it is", "gather-detached", gathered_as_it_is, factor=0.5),
     Case("gathered, differentiable", None, lambda w: gathered(w, True)),
     Case("gathered, detached, times ranks", None, lambda w: gathered(w, False, True)),
     Case("loss reduced, differentiable", "loss-all-reduced", loss_reduced("differentiable")),

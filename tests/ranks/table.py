@@ -21,6 +21,7 @@ from tests.ranks.trainings import SETUPS, Setup, reference
 from tracer.analysis.exact import said
 from tracer.analysis.explain import Explainer, Explanation
 from tracer.runfiles import file_of_rank
+from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace, load
 
 ROOT = Path(__file__).parents[2]
@@ -113,15 +114,21 @@ def _weighs(one: Explanation, setup: Setup, world: int) -> bool:
     own = one.ledger.rank or 0
     ranks = [own] if setup.is_shared_batch or world == 1 else range(world)
     expected = [
-        (rank, setup.items(rank), setup.weight(world, rank, call))
+        (rank, setup.items(rank), _rounded(setup.weight(world, rank, call)))
         for rank in ranks
         for call in range(setup.calls)
         if setup.contributes(rank, call)
     ]
     found = [
-        (own if row.rank is None else row.rank, row.items, row.weight) for row in one.ledger.rows
+        (own if row.rank is None else row.rank, row.items, _rounded(row.weight))
+        for row in one.ledger.rows
     ]
     return sorted(found, key=str) == sorted(expected, key=str)
+
+
+def _rounded(weight: Exact | None) -> object:
+    """Fractions must be met exactly, measured factors to four digits."""
+    return f"{weight:.3e}" if isinstance(weight, float) else weight
 
 
 def _off(consumed: torch.Tensor, wanted: torch.Tensor) -> float:

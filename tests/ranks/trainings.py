@@ -38,11 +38,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tracer
 from tracer.runfiles import file_of_rank
+from tracer.semantics.effects import Exact
 
 FEATURES, HIDDEN, CLASSES = 6, 8, 4
 BATCH = 4
+CLIP = 0.05
 
-Weight = Callable[[int, int, int], Fraction]
+Weight = Callable[[int, int, int], Exact]
 """Of one sample of rank and call, in a world of so many ranks."""
 
 
@@ -276,7 +278,51 @@ def gathered_by_hand(work: Work) -> None:
     optimizer.step()
 
 
+def reduced_and_broadcast(work: Work) -> None:
+    """To rank 0, which divides, and from there to all."""
+    net = work.model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for x, y in work.batches():
+        F.cross_entropy(net(x), y).backward()
+    for p in net.parameters():
+        assert p.grad is not None
+        dist.reduce(p.grad, 0)
+        if work.rank == 0:
+            p.grad /= work.world
+        dist.broadcast(p.grad, 0)
+    optimizer.step()
+
+
 # Sharded parameters.
+
+
+def clipped(wrap: Callable[[nn.Sequential], Any]) -> Callable[[Work], None]:
+    def train(work: Work) -> None:
+        net = wrap(work.model())
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for x, y in work.batches():
+            F.cross_entropy(net(x), y).backward()
+        if isinstance(net, FullyShardedDataParallel):
+            net.clip_grad_norm_(CLIP)
+        else:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        optimizer.step()
+
+    return train
+
+
+def in_one(net: nn.Module) -> nn.Module:
+    return FullyShardedDataParallel(net, device_id=torch.device("cpu"))
+
+
+def clipped_mean(world: int, rank: int, call: int) -> float:
+    """The mean, times the coefficient of the clip: of what a single process makes."""
+    own = reference(Setup("", ddp(), mean), world).values()
+    return (
+        float(mean(world, rank, call))
+        * CLIP
+        / (float(torch.cat([g.flatten() for g in own]).norm()) + 1e-6)
+    )
 
 
 def fsdp2(work: Work) -> None:
@@ -370,6 +416,10 @@ SETUPS = (
     Setup("all_reduce by hand", by_hand, mean),
     Setup("all_reduce by hand, flat", by_hand_flat, mean),
     Setup("all_gather by hand", gathered_by_hand, mean),
+    Setup("reduce and broadcast by hand", reduced_and_broadcast, mean),
+    Setup("ddp, clipped", clipped(DDP), clipped_mean),
+    Setup("fsdp2, clipped", clipped(fully_shard), clipped_mean),
+    Setup("fsdp1, clipped", clipped(in_one), clipped_mean),
     Setup("fsdp2", fsdp2, mean),
     Setup("fsdp2, layer by layer", fsdp2_layers, mean),
     Setup(

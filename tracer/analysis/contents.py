@@ -56,7 +56,7 @@ def contents_of(trace: Trace) -> Contents:
         entries=dict(Counter(call.entry for call in trace.calls)),
         nested=sum(call.nested_in is not None for call in trace.calls),
         failed=sum(call.outcome != "done" for call in trace.calls),
-        steps=len(trace.steps),
+        steps=len({step.step for step in trace.steps}),
         resets=len(trace.resets),
         structures=len(structures),
         nodes=sum(count * sizes.get(layouts[id].structure or 0, 0) for id, count in calls.items()),

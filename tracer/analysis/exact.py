@@ -117,10 +117,10 @@ def is_zero(measurement: Measurement) -> bool:
     return measurement.largest == 0 and measurement.nonfinite == 0
 
 
-def terms(measurement: Measurement) -> list[float]:
+def terms(measurement: Measurement, has_values: bool = True) -> list[float]:
     """The linear numbers of a measurement: fingerprint, and all values where they are few."""
     found = list(measurement.fingerprint)
-    for value in measurement.values or ():
+    for value in (measurement.values or ()) if has_values else ():
         found += (value.real, value.imag) if isinstance(value, complex) else (value,)
     return found
 
@@ -140,8 +140,11 @@ def proportion(
         return Fraction(1)
     if not all(part.fingerprint for part in (*parts, whole)):
         return None
-    sums = [math.fsum(column) for column in zip(*(terms(part) for part in parts), strict=True)]
-    totals = terms(whole)
+    # Values are not known of what was put together from the parts that ranks hold.
+    with_values = all(one.values is not None for one in (*parts, whole))
+    columns = zip(*(terms(part, with_values) for part in parts), strict=True)
+    sums = [math.fsum(column) for column in columns]
+    totals = terms(whole, with_values)
     scale = math.fsum(part.norm for part in parts)
     squares = math.fsum(s * s for s in sums)
     if _distance(sums, totals) <= tolerance * (scale + whole.norm):

@@ -239,7 +239,10 @@ def history_of(archive: Archive, buffer: int, step: Step | None) -> History:
 
 
 def used_again(archive: Archive, buffer: int, step: Step) -> tuple[int, ...]:
-    """The steps that took the same content after this one did."""
+    """The steps that took the same content after this one did.
+
+    Not those that it made itself: an optimizer may have others do its work (ZeRO).
+    """
     found: list[int] = []
     content = archive.reading(step, buffer, "consumed")
     place = archive.places[step.order] + 1
@@ -249,7 +252,8 @@ def used_again(archive: Archive, buffer: int, step: Step) -> tuple[int, ...]:
         taken = archive.reading(event, buffer, "consumed") if isinstance(event, Step) else None
         if content is None or taken is None or ratio([content], taken) != 1:
             break
-        found.append(event.order)
+        if isinstance(event, Step) and event.step != step.step:
+            found.append(event.order)
     return tuple(found)
 
 
@@ -551,7 +555,7 @@ class Book:
     def _announced(self, edit: Edit, after: Tensor | None) -> tuple[Exact | None, bool]:
         """The factor of an edit: as it says itself, if the readings agree."""
         before = self._content
-        measured = None if before is None or after is None else ratio([before], after)
+        measured = None if before is None or after is None else self._factor_of(before, after)
         said: Exact | None = None
         if edit.kind == "unscale" and edit.details.get("scale"):
             said = 1 / Fraction(tidy(edit.details["scale"], 1e-6))
@@ -563,6 +567,9 @@ class Book:
             return measured, True
         near = abs(float(said) - float(measured)) <= 1e-4 * abs(float(said))
         return (said, False) if near else (measured, True)
+
+    def _factor_of(self, before: Tensor, after: Tensor) -> Exact | None:
+        return ratio([before], after)
 
     def _consume(self, step: Step) -> None:
         found = self._archive.reading(step, self._buffer, "consumed")

@@ -86,6 +86,12 @@ class _Flight:
     shared: Shared
     is_in_place: bool = False
     """Whether it was the content itself that was exchanged, not a copy of it."""
+    earlier: tuple[Shared, ...] = ()
+    """The exchanges that what entered had come from: a reduce, of which a broadcast follows."""
+
+    @property
+    def all_shared(self) -> tuple[Shared, ...]:
+        return (*self.earlier, self.shared)
 
 
 class RankBook(Book):
@@ -96,6 +102,7 @@ class RankBook(Book):
         self.rank = rank
         self._flight: _Flight | None = None
         self._shared: list[Shared] = []
+        self._passed: tuple[Shared, ...] = ()
         self._ending: Call | None = None
 
     @property
@@ -118,6 +125,9 @@ class RankBook(Book):
         behind, factor = self._behind(entered)
         if not self._entries and not self._flight and not _are_zero(entered):
             behind = [Entry(None, entered[0])] if entered else []
+        is_shadow = exchange.call is None and exchange.wrapper is not None and _are_zero(entered)
+        if is_shadow:  # of a rank that has joined: what lies in its buffer was used before
+            return _Offer([], entered, pieces)
         if factor != 1:
             change = self._before(exchange, factor)
             behind = [replace(e, changes=(*e.changes, change)) for e in behind]
@@ -125,11 +135,15 @@ class RankBook(Book):
 
     def _behind(self, entered: list[Tensor]) -> tuple[list[Entry], Exact | None]:
         """The entries that what entered is made of, and by which factor it differs from them."""
+        self._passed = ()
         added = self._added[0] if self._added else None
         content = [t for t in (self._content, added) if t is not None]
         if self._flight is not None:
             factor = _ratio(self._flight.parts, entered)
-            if factor == 1 or not content or _ratio(content, entered) is None:
+            is_passed_on = factor == 1 or not content or _ratio(content, entered) is None
+            if is_passed_on or not self._flight.parts:
+                self._passed = self._flight.all_shared
+            if is_passed_on:
                 return self._flight.entries, factor
         if not content or not entered:
             return list(self._entries), Fraction(1)
@@ -150,7 +164,8 @@ class RankBook(Book):
         pieces = self._archive.pieces(exchange, self._buffer, "left")
         is_in_place = any(piece.found == "memory" for piece, _ in pieces)
         left = [tensor for _, tensor in pieces]
-        self._flight = _Flight(exchange, left, entries, shared, is_in_place)
+        self._flight = _Flight(exchange, left, entries, shared, is_in_place, self._passed)
+        self._passed = ()
         self._last = exchange.order
 
     def wrapper(self, exchange: Exchange) -> Wrapper | None:
@@ -192,7 +207,7 @@ class RankBook(Book):
     def _take(self, flight: _Flight, factor: Exact | None, event: Event, found: Tensor) -> None:
         self._entries = list(flight.entries)
         self._content, self._added, self._is_known = found, None, True
-        self._shared.append(flight.shared)
+        self._shared += flight.all_shared
         if factor != 1:
             self._change(self._after(flight, factor, event))
 
@@ -395,6 +410,16 @@ class ShardBook(RankBook):
         self._settled = [found] if found is not None else self._settled
         self._content = found
         self.is_read = True
+
+    def _edit(self, edit: Edit) -> None:
+        super()._edit(edit)
+        if self._content is not None:
+            self._settled = [self._content]
+
+    def _factor_of(self, before: Tensor, after: Tensor) -> Exact | None:
+        """By size where the elements lie in another order, as they do in what was settled."""
+        factor = super()._factor_of(before, after)
+        return _by_size([before], [after]) if factor is None else factor
 
     def _postdivision(self) -> Exact:
         """What the wrapper says that it does after the sum."""

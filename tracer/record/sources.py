@@ -311,9 +311,12 @@ class NodeWatch:
             lines: list[str] = self._format()
             return lines
         lines = self._format()[:-1] if self._user[0] else []
+        frame = sys._getframe(0).f_back
+        if frame is None:  # a thread of torch's own: gloo's, when it writes what requires gradients
+            return lines
         self._makers.add(threading.get_ident())
         try:
-            return _Mark(lines, self._inherited() or self._sources.origin(sys._getframe(1)))
+            return _Mark(lines, self._inherited() or self._sources.origin(frame))
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
             self._fail(error)
             return lines

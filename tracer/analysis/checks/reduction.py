@@ -56,14 +56,9 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
                 continue
             if optimizer.lr is not None and carries_division(optimizer.lr, items):
                 continue
-            step = (
-                ""
-                if optimizer.lr is None
-                else f"; an item moves the weights by lr {_g(optimizer.lr)} x 1"
-            )
             yield Claim(
                 f"the loss is a sum over {items:,} items: the gradient is {items:,} x that of "
-                f"their mean{step}",
+                f"their mean{_moved_by(account)}",
                 first.reductions[-1].source,
                 account.buffers,
                 Fraction(items),
@@ -71,6 +66,16 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
                 account.steps,
                 case.looked_at(account),
             )
+
+
+def _moved_by(account: Account) -> str:
+    """What an item moves, of a job with all that its exchange multiplies by."""
+    lr = None if account.optimizer is None else account.optimizer.lr
+    weights = [row.weight for row in account.joint.rows]
+    is_one = bool(weights) and all(is_same(weights[0], weight) for weight in weights)
+    if lr is None or not is_one or weights[0] is None:
+        return ""
+    return f"; an item moves the weights by lr {_g(lr)} x {said(size(weights[0]))}"
 
 
 def _is_plain_sum(row: Row) -> bool:
