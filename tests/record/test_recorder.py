@@ -347,6 +347,30 @@ def test_a_failing_backward_warns_of_nothing_more_than_it_would(
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("terms", [False, True])
+def test_a_view_whose_node_torch_does_not_tell_is_refused_by_torch_alone(
+    path: Path, terms: bool
+) -> None:
+    v = torch.ones(3, requires_grad=True)
+    base = v * 3
+    view = base.split(1)[0]
+    view.register_hook(lambda gradient: gradient)
+    view.retain_grad()
+
+    with tracer.Recorder(path, terms=terms) as recorder:
+        base.mul_(2)  # from now on `view.grad_fn` raises, but not what torch does without it
+        view.register_hook(lambda gradient: gradient)
+        view.retain_grad()
+        with pytest.raises(RuntimeError, match="is a view and its base") as refusal:
+            view.backward(torch.ones(1))
+        base.sum().backward()
+
+    assert "tracer" not in str(refusal.value)
+    assert recorder.failure == ""
+    with tracer.load(path) as trace:
+        assert [call.outcome for call in trace.calls] == ["done"]
+
+
 def test_a_failing_backward_that_builds_a_graph_says_what_it_would(
     path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -23,6 +23,7 @@ from tracer.record.journal import Journal
 from tracer.record.layouts import describe_call, structure_of
 from tracer.record.measure import Shelf, quietly, shelf_for
 from tracer.record.modules import Modules, variables
+from tracer.record.nodes import node_of
 from tracer.record.retained import Retained
 from tracer.record.sources import NodeWatch, Sources
 
@@ -345,15 +346,28 @@ def _is_compiled() -> bool:
 
 def _has_graph(outputs: Sequence[Any]) -> bool:
     """Whether there is a way back from all of them; if not, the engine says so to the user."""
-    return all(not isinstance(o, torch.Tensor) or o.requires_grad for o in outputs)
+    return all(not isinstance(o, torch.Tensor) or _leads_back(o) for o in outputs)
+
+
+def _leads_back(output: torch.Tensor) -> bool:
+    return output.requires_grad and (node_of(output) is not None or _is_leaf(output))
+
+
+def _is_leaf(output: torch.Tensor) -> bool:
+    """Of a tensor that shows no node: torch refuses to tell the node of some views (`node_of`)."""
+    try:
+        return output.is_leaf
+    except RuntimeError:
+        return False
 
 
 def _place(output: Any) -> tuple[Any, int]:
     """The node and its input at which a root's gradient enters."""
     if not isinstance(output, torch.Tensor):
         return output[0], output[1]  # a GradientEdge
-    if output.grad_fn is not None:
-        return output.grad_fn, output.output_nr
+    node = node_of(output)
+    if node is not None:
+        return node, output.output_nr
     edge = torch.autograd.graph.get_gradient_edge(output)
     return edge.node, edge.output_nr
 
@@ -362,6 +376,7 @@ def _target(target: Any, leaves: dict[int, Any]) -> tuple[Any, int]:
     """The node and input at which `autograd.grad` takes the gradient of `target`."""
     if not isinstance(target, torch.Tensor):
         return target[0], target[1]
-    if target.grad_fn is not None:
-        return target.grad_fn, target.output_nr
+    node = node_of(target)
+    if node is not None:
+        return node, target.output_nr
     return leaves.get(id(target)), 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tracer.record.nodes import TENSOR_HOOKS
+from tracer.record.nodes import TENSOR_HOOKS, node_of
 from tracer.record.patches import Patches
 
 __all__ = ["RETAINS", "HookCalls"]
@@ -72,7 +72,7 @@ class HookCalls:
         def noting(tensor: torch.Tensor, hook: Any) -> Any:
             handle = register_hook(tensor, hook)
             self._note(hook, sys._getframe(1))
-            node = getattr(tensor, "grad_fn", None)
+            node = node_of(tensor)
             hooks = getattr(tensor, "_backward_hooks", None)
             if node is not None and hooks is not None:
                 noted = node.metadata.setdefault(TENSOR_HOOKS, [])
@@ -86,7 +86,7 @@ class HookCalls:
         @functools.wraps(retain_grad)
         def retaining(tensor: torch.Tensor) -> None:
             retain_grad(tensor)
-            node = getattr(tensor, "grad_fn", None)
+            node = node_of(tensor)
             if node is not None:
                 node.metadata[RETAINS] = True
 

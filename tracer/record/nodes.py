@@ -21,7 +21,7 @@ from tracer.record.operands import (
     spread_of,
 )
 
-__all__ = ["TENSOR_HOOKS", "NodeKind", "Saved", "hooks_before", "kind_of", "saved_of"]
+__all__ = ["TENSOR_HOOKS", "NodeKind", "Saved", "hooks_before", "kind_of", "node_of", "saved_of"]
 
 TENSOR_HOOKS = "tracer_hooks"
 """Where `Tensor.register_hook` notes, in a node's metadata, the hooks on the node's outputs."""
@@ -252,6 +252,19 @@ def _is_absent(node: Any, attribute: str) -> bool:
         return getattr(node, attribute) is None
     except RuntimeError:  # freed, or changed since
         return False
+
+
+def node_of(tensor: Any) -> Any | None:
+    """The node that made a tensor; None of a leaf, and where torch does not tell.
+
+    It makes that of a view anew when the base was changed since, and refuses to where the view is
+    one of several of one call (`split`, `unbind`): `.grad_fn` raises. So will the user's call, if it
+    needs the node; it may well not.
+    """
+    try:
+        return getattr(tensor, "grad_fn", None)
+    except RuntimeError:
+        return None
 
 
 def hooks_before(node: Any, prehooks: int) -> int:

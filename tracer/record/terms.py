@@ -32,7 +32,7 @@ from tracer.record.journal import Journal
 from tracer.record.layouts import describe_readings
 from tracer.record.measure import plain, quietly
 from tracer.record.modules import Modules
-from tracer.record.nodes import hooks_before
+from tracer.record.nodes import hooks_before, node_of
 from tracer.record.sources import NodeWatch, Sources
 
 __all__ = ["Terms"]
@@ -215,7 +215,7 @@ def _is_inside() -> bool:
 
 
 def _has_graph(output: Any) -> bool:
-    return isinstance(output, torch.Tensor) and output.grad_fn is not None
+    return isinstance(output, torch.Tensor) and node_of(output) is not None
 
 
 def _terms(graph: Graph, roots: Sequence[int]) -> dict[Place, Place]:
