@@ -347,6 +347,31 @@ def test_a_failing_backward_warns_of_nothing_more_than_it_would(
     assert not recwarn.list
 
 
+def hooks_on_a_view_whose_base_changes() -> list[str]:
+    """Which of three hooks run: none, as torch forgets the dict when it makes the node anew."""
+    ran: list[str] = []
+    base = torch.ones(2, 3, requires_grad=True) * 2
+    view = base.view(3, 2)
+    view.retain_grad()
+    view.register_hook(lambda gradient: ran.append("first"))
+    base.mul_(3)
+    view.register_hook(lambda gradient: ran.append("second"))
+    view.retain_grad()
+    view.register_hook(lambda gradient: ran.append("third"))
+    view.sum().backward()
+    return [*ran, str(view.grad)]
+
+
+def test_hooks_on_a_view_whose_base_changes_run_as_they_would(path: Path) -> None:
+    plain = hooks_on_a_view_whose_base_changes()
+
+    with tracer.Recorder(path):
+        recorded = hooks_on_a_view_whose_base_changes()
+
+    assert "third" not in plain
+    assert recorded == plain
+
+
 @pytest.mark.parametrize("terms", [False, True])
 def test_a_view_whose_node_torch_does_not_tell_is_refused_by_torch_alone(
     path: Path, terms: bool

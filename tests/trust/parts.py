@@ -22,6 +22,7 @@ __all__ = [
     "constant",
     "double_up",
     "halve",
+    "hook",
     "hooked",
     "labels",
     "leaf",
@@ -60,6 +61,16 @@ def halve(gradient: Tensor) -> Tensor:
 
 def look(gradient: Tensor) -> None:
     """A hook that changes nothing."""
+
+
+def hook(x: Tensor, call: Callable[[Tensor], Tensor | None]) -> object:
+    """Put a hook on a tensor, whose node is looked up before.
+
+    Torch itself dies otherwise (a segmentation fault, in 2.6 as in 2.14) if the tensor is a view
+    whose base was changed in place: `t = (a * 2).view(3, 2); t[:1] *= 3; t.register_hook(look)`.
+    """
+    _ = x.grad_fn
+    return x.register_hook(call)
 
 
 def double_up(received: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

@@ -28,7 +28,7 @@ UNARY = (
     "torch.complex({a}, {a} * 2).abs()", "Scaled.apply({a}, 0.25)", "Doubled.apply({a})[0]",
     "sum(Doubled.apply({a}))", "Straight.apply({a})", "checkpointed({a})", "reentrant({a})",
     "{a}.nan_to_num()", "torch.where({a} > 0, {a}, 0.1 * {a})", "{a}.masked_fill({a} > 0.5, 0.0)",
-    "without_gradient({a})", "constant({a})", "{a}.register_hook(halve) and {a} * 2",
+    "without_gradient({a})", "constant({a})", "hook({a}, halve) and {a} * 2",
     "hooked({a})", "F.normalize({a}, dim=-1)", "{a}.sort(-1)[0]", "{a}.topk(1, -1)[0]",
 )  # fmt: skip
 
@@ -93,7 +93,7 @@ BETWEEN = (
     "{leaf}.grad = None", "{leaf}.grad.mul_(0.5)", "{leaf}.grad /= 3", "{leaf}.grad.zero_()",
     "optimizer.step()", "optimizer.zero_grad()", "optimizer.zero_grad(set_to_none=False)",
     "torch.nn.utils.clip_grad_norm_(leaves, 0.1)", "torch.nn.utils.clip_grad_value_(leaves, 0.1)",
-    "{leaf}.register_hook(halve)", "{leaf}.register_hook(look)", "{a}.register_hook(look)",
+    "{leaf}.register_hook(halve)", "{leaf}.register_hook(look)", "hook({a}, look)",
     "{leaf}.register_post_accumulate_grad_hook(shrink)", "{a}.retain_grad()",
     "{a}.grad_fn.register_hook(lambda i, o: None)", "{a}.grad_fn.register_prehook(double_up)",
     "{leaf}.grad = {leaf}.grad.clone()", "{leaf}.requires_grad_(False)",

@@ -27,6 +27,12 @@ class HookCalls:
     A node's own hooks can be counted, those of a tensor cannot be found from its node: they are
     held by C++. The dict is the tensor's, so that a removed hook is gone from it. `line` gives the
     user's line around a frame.
+
+    NOTE [Asking a view for its node]
+    Torch makes the node of a view anew when it is asked for it after the base was changed in place,
+    and takes the hooks off the tensor then: a question of ours would move the moment, and with it
+    which later hooks run. So it is asked only where torch has just asked itself: at the first hook
+    on a tensor. At later ones the dict of hooks is noted already.
     """
 
     def __init__(self, line: Callable[[FrameType], int | None]) -> None:
@@ -70,9 +76,10 @@ class HookCalls:
 
         @functools.wraps(register_hook)
         def noting(tensor: torch.Tensor, hook: Any) -> Any:
+            told = tensor._backward_hooks is None or not tensor._is_view()
             handle = register_hook(tensor, hook)
             self._note(hook, sys._getframe(1))
-            node = node_of(tensor)
+            node = node_of(tensor) if told else None
             hooks = getattr(tensor, "_backward_hooks", None)
             if node is not None and hooks is not None:
                 noted = node.metadata.setdefault(TENSOR_HOOKS, [])
@@ -85,8 +92,9 @@ class HookCalls:
 
         @functools.wraps(retain_grad)
         def retaining(tensor: torch.Tensor) -> None:
+            told = not (tensor.retains_grad and tensor._is_view())
             retain_grad(tensor)
-            node = node_of(tensor)
+            node = node_of(tensor) if told else None
             if node is not None:
                 node.metadata[RETAINS] = True
 
