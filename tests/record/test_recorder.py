@@ -372,6 +372,29 @@ def test_hooks_on_a_view_whose_base_changes_run_as_they_would(path: Path) -> Non
     assert recorded == plain
 
 
+def test_a_leaf_that_is_none_any_more_is_read_without_a_warning(
+    path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    w = torch.ones(3, requires_grad=True)
+    before = w * 2
+    w.requires_grad_(False)
+    w.add_(before)  # now it is a sum, and the graph of `before` ends in a leaf that is none
+    torch.set_warn_always(True)
+    try:
+        with tracer.Recorder(path) as recorder:
+            w.sum().backward(inputs=[w])
+            with pytest.raises(RuntimeError, match="moved into the graph interior"):
+                before.sum().backward()
+    finally:
+        torch.set_warn_always(False)
+
+    assert [str(warning.message) for warning in recwarn] == []
+    assert recorder.failure == ""
+    with tracer.load(path) as trace:
+        assert len(trace.calls) == 2
+        assert not check_balance(trace).imbalances
+
+
 @pytest.mark.parametrize("terms", [False, True])
 def test_a_view_whose_node_torch_does_not_tell_is_refused_by_torch_alone(
     path: Path, terms: bool

@@ -1,9 +1,9 @@
 """The counts of what was proven, one line each: `python -m tests.trust.figures [PART ...]`.
 
 Parts: operators, modules, optimizers (PyTorch's own databases), programs (random ones, as many as
-`--examples` says), weights (of the items of as many random losses) and broken (traces broken in
-every way, `--examples` times each). The figures of other people's programs are printed by
-`benchmarks/real_programs.py`.
+`--examples` says from number `--first` on, in child processes), weights (of the items of as many
+random losses) and broken (traces broken in every way, `--examples` times each). The figures of
+other people's programs are printed by `benchmarks/real_programs.py`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from hypothesis import given, settings
-from hypothesis.strategies import SearchStrategy
 
-from tests.trust import databases, test_random_programs, test_weights
+from tests.trust import databases, test_weights
+from tests.trust.batches import judge_many
 from tests.trust.damage import BROKEN, copy_of, record
-from tests.trust.programs import programs
 from tests.trust.reading import ask, questions, wrong_with
-from tests.trust.weights import losses
+from tests.trust.weights import Loss, losses
 
 DTYPES = {
     "operators": (torch.float32, torch.float64, torch.bfloat16, torch.complex64),
@@ -50,44 +47,35 @@ def of_database(name: str, folder: Path) -> bool:
     return well
 
 
-@dataclass(frozen=True)
-class Random:
-    """What is drawn at random, what judges it, and what it came to."""
-
-    name: str
-    drawn: SearchStrategy[Any]
-    judge: Callable[[Any], None]
-    seen: Counter[str]
-    proven: str
-
-
-RANDOM = {
-    "programs": Random(
-        "random programs", programs(), test_random_programs.judge, test_random_programs.SEEN,
-        "same bits and words, all balance",
-    ),
-    "weights": Random(
-        "item weights", losses(), test_weights.judge, test_weights.SEEN, "no claim is wrong"
-    ),
-}  # fmt: skip
+def of_programs(examples: int, first: int) -> bool:
+    """Random programs by number; each that fails, or kills its process, is printed."""
+    many = judge_many(examples, first, tell=lambda line: print(line, flush=True))
+    ours = [failure for failure in many.failures if failure.ours]
+    theirs = len(many.failures) - len(ours)
+    print(
+        f"random programs {first} to {first + examples - 1}: {many}; same bits and words, all "
+        f"balance; {len(ours)} do not; {theirs} kill torch without the recorder too",
+        flush=True,
+    )
+    return not ours
 
 
-def of_random(part: Random, examples: int) -> bool:
-    """Random examples; a failure is printed shrunk, as Python."""
+def of_weights(examples: int) -> bool:
+    """Random losses; one with a wrong claim is printed shrunk, as Python."""
 
     @settings(max_examples=examples, deadline=None, database=None,
-              suppress_health_check=test_random_programs.QUIET)  # fmt: skip
-    @given(part.drawn)
-    def all_of_them(example: object) -> None:
-        part.judge(example)
+              suppress_health_check=test_weights.QUIET)  # fmt: skip
+    @given(losses())
+    def all_of_them(loss: Loss) -> None:
+        test_weights.judge(loss)
 
     try:
         all_of_them()
-    except Exception as error:  # noqa: BLE001 - whatever a random program brought to light
-        print(f"{part.name}: {error!r}\n", *getattr(error, "__notes__", ()), sep="\n    ")
+    except Exception as error:  # noqa: BLE001 - whatever a random loss brought to light
+        print(f"item weights: {error!r}\n", *getattr(error, "__notes__", ()), sep="\n    ")
         return False
-    counts = ", ".join(f"{count} {what}" for what, count in part.seen.items())
-    print(f"{part.name}: {counts}; {part.proven}", flush=True)
+    counts = ", ".join(f"{count} {what}" for what, count in test_weights.SEEN.items())
+    print(f"item weights: {counts}; no claim is wrong", flush=True)
     return True
 
 
@@ -120,10 +108,11 @@ def of_broken_traces(examples: int, folder: Path) -> bool:
 
 
 def main() -> int:
-    parts = [*DTYPES, *RANDOM, "broken"]
+    parts = [*DTYPES, "programs", "weights", "broken"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(parts)}")
     parser.add_argument("--examples", type=int, default=300, metavar="N")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="of the random programs")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     well = True
@@ -131,8 +120,8 @@ def main() -> int:
         folder = Path(name)
         work: dict[str, Callable[[], bool]] = {
             **{part: lambda part=part: of_database(part, folder) for part in DTYPES},
-            **{name: lambda part=part: of_random(part, options.examples)
-               for name, part in RANDOM.items()},
+            "programs": lambda: of_programs(options.examples, options.first),
+            "weights": lambda: of_weights(options.examples),
             "broken": lambda: of_broken_traces(options.examples, folder),
         }  # fmt: skip
         for part in options.parts or parts:

@@ -6,6 +6,8 @@ grows. What ends up in a program has run once; `run` runs it again from its text
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-__all__ = ["Program", "programs", "run"]
+__all__ = ["Program", "program_of", "programs", "run"]
 
 PRELUDE = "from tests.trust.parts import *"
 
@@ -126,43 +128,52 @@ class Program:
         return "\n".join(["Program:", *(f"    {line}" for line in self.lines)])
 
 
+Choose = Callable[[Sequence[Any]], Any]
+"""Takes one of several at random."""
+
+Mark = Callable[[str], None]
+"""Is told the text of what is about to run: torch may die of it."""
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
+    """Programs that shrink."""
+    return grown(lambda several: draw(st.sampled_from(several)), lambda text: None)
+
+
+def program_of(number: int, mark: Mark = lambda text: None) -> Program:
+    """One of endlessly many programs; the same for the same number."""
+    return grown(random.Random(f"program {number}").choice, mark)
+
+
+def grown(choose: Choose, mark: Mark) -> Program:
     """Two or three leaves, an optimizer, and lines that torch takes."""
     torch.manual_seed(0)
     space: dict[str, Any] = {}
     exec(PRELUDE, space)
     lines: list[str] = []
-    for name in ("w", "v", "u")[: draw(st.integers(2, 3))]:
-        keep(f"{name} = {draw(st.sampled_from(LEAVES))}", space, lines)
+    for name in ("w", "v", "u")[: choose((2, 3))]:
+        keep(f"{name} = {choose(LEAVES)}", space, lines)
     leaves = [line.partition(" ")[0] for line in lines]
     keep(f"leaves = [{', '.join(leaves)}]", space, lines)
     keep("optimizer = torch.optim.SGD(leaves, lr=0.1)", space, lines)
-    for number in range(draw(st.integers(1, MOST_LINES))):
-        grow(draw, space, lines, leaves, number)
+    for number in range(choose(range(1, MOST_LINES + 1))):
+        line = one_more(choose, space, leaves, number)
+        mark("\n".join([*lines, line]))
+        keep(line, space, lines)
     if not any("backward(" in line for line in lines):
         keep(attempt(f"{list(tensors(space))[-1]}.sum().backward()"), space, lines)
     return Program(tuple(lines))
 
 
-def grow(
-    draw: st.DrawFn, space: dict[str, Any], lines: list[str], leaves: list[str], number: int
-) -> None:
-    """Draw one line more; it is dropped if torch does not take it."""
-    kind, use = draw(st.sampled_from(KINDS))
+def one_more(choose: Choose, space: dict[str, Any], leaves: list[str], number: int) -> str:
+    """A line more, which is dropped if torch does not take it."""
+    kind, use = choose(KINDS)
     # Of the newest, mostly: deep graphs rather than broad ones.
     names = list(tensors(space))[::-1]
-    names = names[: draw(st.sampled_from((2, 4, 40)))] + [name for name in names if name in leaves]
-    line = draw(st.sampled_from(kind)).format(
-        a=draw(st.sampled_from(names)), b=draw(st.sampled_from(names)),
-        leaf=draw(st.sampled_from(leaves)),
-    )  # fmt: skip
-    if use == "new":
-        keep(f"t{number} = {line}", space, lines)
-    elif use == "call":
-        keep(attempt(line), space, lines)
-    else:
-        keep(line, space, lines)
+    names = names[: choose((2, 4, 40))] + [name for name in names if name in leaves]
+    line: str = choose(kind).format(a=choose(names), b=choose(names), leaf=choose(leaves))
+    return {"new": f"t{number} = {line}", "call": attempt(line)}.get(use, line)
 
 
 def attempt(call: str) -> str:

@@ -24,6 +24,7 @@ from tracer.record.layouts import describe_call, structure_of
 from tracer.record.measure import Shelf, quietly, shelf_for
 from tracer.record.modules import Modules, variables
 from tracer.record.nodes import node_of
+from tracer.record.quiet import grad_of, is_leaf
 from tracer.record.retained import Retained
 from tracer.record.sources import NodeWatch, Sources
 
@@ -255,7 +256,9 @@ class BackwardCalls(Instrument):
         left = []
         for index, buffer in running.leaves.items():
             leaf = self._modules.holder(nodes[index].variable)
-            content = leaf.grad if moment == "after" else None
+            if not is_leaf(leaf):
+                continue  # has become a result: the engine refuses to run the node
+            content = grad_of(leaf) if moment == "after" else None
             row = None if content is None else watch.took_over(index, content)
             if content is None or row is None:
                 left.append((buffer, leaf))
@@ -350,15 +353,8 @@ def _has_graph(outputs: Sequence[Any]) -> bool:
 
 
 def _leads_back(output: torch.Tensor) -> bool:
-    return output.requires_grad and (node_of(output) is not None or _is_leaf(output))
-
-
-def _is_leaf(output: torch.Tensor) -> bool:
-    """Of a tensor that shows no node: torch refuses to tell the node of some views (`node_of`)."""
-    try:
-        return output.is_leaf
-    except RuntimeError:
-        return False
+    """Torch refuses to tell the node of some views: see `node_of`."""
+    return output.requires_grad and (node_of(output) is not None or is_leaf(output))
 
 
 def _place(output: Any) -> tuple[Any, int]:

@@ -21,6 +21,7 @@ from tracer.record.journal import Interned, Journal
 from tracer.record.layouts import describe_readings
 from tracer.record.measure import Shelf, quietly, shelf_for
 from tracer.record.modules import Modules
+from tracer.record.quiet import grad_of
 from tracer.record.shards import place_held
 from tracer.record.sources import Sources
 
@@ -33,7 +34,7 @@ def read_buffers(
     """Measure the `.grad` of each leaf that has one."""
     readings = []
     for buffer, leaf in leaves:
-        gradient = leaf.grad
+        gradient = grad_of(leaf)
         if gradient is not None:
             row = shelf.add_part(gradient, place_held(leaf), recalled=True)
             readings.append(Reading(buffer, moment, journal.form(gradient), row))
@@ -62,9 +63,8 @@ class Resets(Instrument):
     ) -> Callable[..., None]:
         @functools.wraps(zero_grad)
         def noting(owner: Any, set_to_none: bool = True) -> None:
-            filled = (
-                [leaf for leaf in leaves(owner) if leaf.grad is not None] if self.recording else []
-            )
+            held = leaves(owner) if self.recording else []
+            filled = [leaf for leaf in held if grad_of(leaf) is not None]
             self._depth += 1
             try:
                 zero_grad(owner, set_to_none)

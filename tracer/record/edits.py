@@ -19,6 +19,7 @@ from tracer.record.buffers import leaves_of_optimizer, read_buffers
 from tracer.record.instrument import Instrument
 from tracer.record.layouts import describe_readings
 from tracer.record.measure import Shelf, quietly, shelf_for
+from tracer.record.quiet import grad_of
 
 __all__ = ["Edits"]
 
@@ -128,7 +129,7 @@ class Edits(Instrument):
                 filled = [
                     (self._modules.buffer(leaf, users), leaf)
                     for leaf in dict.fromkeys(leaves)
-                    if leaf.grad is not None
+                    if grad_of(leaf) is not None
                 ]
                 readings = read_buffers(filled, "before", shelf, self._journal)
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training

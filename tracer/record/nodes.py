@@ -258,8 +258,8 @@ def node_of(tensor: Any) -> Any | None:
     """The node that made a tensor; None of a leaf, and where torch does not tell.
 
     It makes that of a view anew when the base was changed since, and refuses to where the view is
-    one of several of one call (`split`, `unbind`): `.grad_fn` raises. So will the user's call, if it
-    needs the node; it may well not.
+    one of several of one call (`split`, `unbind`): `.grad_fn` raises. So does the user's own call,
+    if it needs the node; it may well not.
     """
     try:
         return getattr(tensor, "grad_fn", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-__all__ = ["is_transformed", "needs_quiet", "plain", "quietly"]
+__all__ = ["grad_of", "is_leaf", "is_transformed", "needs_quiet", "plain", "quietly"]
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -37,6 +38,26 @@ def plain(tensor: torch.Tensor) -> torch.Tensor | None:
     if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         return None
     return tensor.detach()
+
+
+def grad_of(leaf: torch.Tensor) -> torch.Tensor | None:
+    """Its `.grad`, without the warning that torch has for a leaf that is none any more.
+
+    So is one that did not require a gradient for a while and was written to, and a result whose
+    `.grad` the script assigned.
+    """
+    if is_leaf(leaf) or leaf.retains_grad:
+        return leaf.grad
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return leaf.grad
+
+
+def is_leaf(tensor: torch.Tensor) -> bool:
+    try:
+        return tensor.is_leaf
+    except RuntimeError:  # a view whose node torch does not tell
+        return False
 
 
 def is_transformed(tensor: torch.Tensor) -> bool:
