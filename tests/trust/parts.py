@@ -66,7 +66,7 @@ def look(gradient: Tensor) -> None:
 def hook(x: Tensor, call: Callable[[Tensor], Tensor | None]) -> object:
     """Put a hook on a tensor, whose node is looked up before.
 
-    Torch itself dies otherwise (a segmentation fault, in 2.6 as in 2.14) if the tensor is a view
+    Torch itself dies otherwise (pytorch#196459, from 2.6 to 2.14) if the tensor is a view
     whose base was changed in place: `t = (a * 2).view(3, 2); t[:1] *= 3; t.register_hook(look)`.
     """
     _ = x.grad_fn
