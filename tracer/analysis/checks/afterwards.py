@@ -223,7 +223,8 @@ def hooks_pile_up(case: Case) -> Iterator[Claim]:
     """A hook is registered on a parameter again and again, and the factor grows as a power.
 
     Evidence: the number of hooks on a leaf grows from call to call, and with it the factor of what
-    they do. A note if what they do leaves the gradient as it is.
+    they do. If it grew only once: the same line registered all of them, and the factor is that
+    power of what it was. A note if what they do leaves the gradient as it is.
 
     Silent: for a constant number of hooks.
     """
@@ -231,10 +232,12 @@ def hooks_pile_up(case: Case) -> Iterator[Claim]:
     for buffers, seen in counts.items():
         numbers = [number for number, _ in seen]
         grown = [b for a, b in pairwise(numbers) if b > a]
-        if len(grown) < 2 or sorted(numbers) != numbers:
+        if not grown or sorted(numbers) != numbers:
             continue
         accounts = [a for a in case.accounts if set(a.buffers) & set(buffers)]
         factors = [factor.value for account in accounts for factor in _hook_factors(account)]
+        if len(grown) < 2 and not _is_power(case, accounts, numbers, factors):
+            continue
         changes = len({said(f) for f in factors}) > 1
         severity: Severity = "warning" if changes else "note"
         last = factors[-1] if factors else None
@@ -249,6 +252,20 @@ def hooks_pile_up(case: Case) -> Iterator[Claim]:
             0,
             severity,
         )
+
+
+def _is_power(
+    case: Case, accounts: list[Account], numbers: list[int], factors: list[Exact | None]
+) -> bool:
+    """Whether hooks of one line, n and then m, multiplied by f^n and then by f^m."""
+    if len(factors) < 2 or factors[0] is None or factors[-1] is None:
+        return False
+    first, last = abs(float(factors[0])), abs(float(factors[-1]))
+    if first in (0.0, 1.0) or last == 0 or not math.isfinite(first * last) or not accounts:
+        return False
+    power = math.log(last) / math.log(first)
+    is_grown = math.isclose(power, numbers[-1] / numbers[0], rel_tol=1e-4)
+    return is_grown and len({case.line(line) for line in case.hook_lines(accounts[-1])}) == 1
 
 
 def _hook_counts(case: Case) -> dict[tuple[int, ...], list[tuple[int, int | None]]]:

@@ -214,6 +214,11 @@ class Case:
 
     def hook_line(self, account: Account, made_at: int | None) -> int | None:
         """Where the last hook on these buffers, or on a tensor made at a line, was registered."""
+        lines = self.hook_lines(account, made_at)
+        return lines[-1] if lines else made_at
+
+    def hook_lines(self, account: Account, made_at: int | None = None) -> list[int]:
+        """Where all of them were."""
         for call in self.calls_of(account):
             facts = self.call(call.order)
             places = [node for b in account.buffers if (node := facts.writers.get(b)) is not None]
@@ -223,8 +228,8 @@ class Case:
             for node in places:
                 lines = facts.state(node).saved.get("hooked_at")
                 if lines:
-                    return int(lines[-1])
-        return made_at
+                    return [int(line) for line in lines]
+        return []
 
     def text(self, source: int | None) -> str:
         found = self.source(source)

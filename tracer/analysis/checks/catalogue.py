@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from tracer.analysis.checks import (
     afterwards,
     consequences,
+    foreign,
+    lost,
     numbers,
     ranks,
     reduction,
@@ -18,7 +20,7 @@ from tracer.errors import WrongUse
 
 __all__ = ["MODULES", "chosen", "known_checks"]
 
-MODULES = [reduction, repeated, replicas, ranks, afterwards, numbers, consequences]
+MODULES = [reduction, repeated, foreign, lost, replicas, ranks, afterwards, numbers, consequences]
 """The order in which checks are asked."""
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.decay import added_decay
 from tracer.analysis.checks.finding import Claim, Finding, Proof
 from tracer.analysis.checks.registry import check
 from tracer.analysis.exact import is_same, said
 
 SECTION = "Precision, clipping, hooks, optimizer"
-DECOUPLED = ("AdamW", "Lion", "Muon", "SGDW")
 AGAINST_THE_MEAN = (
     "sum-reduction", "double-division", "accumulation-not-divided", "double-backward-same-graph",
     "replica-losses-summed",
@@ -85,11 +85,7 @@ def decay_ratio(case: Case) -> Iterator[Claim]:
     """
     for finding, account in _factors(case):
         optimizer = account.optimizer
-        if optimizer is None or optimizer.kind in DECOUPLED:
-            continue
-        decay = optimizer.options.get("weight_decay")
-        if optimizer.options.get("decoupled_weight_decay") or not isinstance(decay, float | int):
-            continue
+        decay = 0.0 if optimizer is None else added_decay(optimizer)
         if decay and finding.factor is not None:
             yield Claim(
                 f"weight decay {decay:g} is not multiplied by the {said(finding.factor)} of "

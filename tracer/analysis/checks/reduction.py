@@ -15,7 +15,7 @@ from tracer.analysis.exact import is_same, said, total
 from tracer.analysis.ledger import Row
 from tracer.analysis.strand import Ended, Factor
 from tracer.events import Call, Shape
-from tracer.semantics.effects import Moves
+from tracer.semantics.effects import Exact, Moves
 
 SECTION = "Reduction of the loss"
 
@@ -367,12 +367,15 @@ def double_division(case: Case) -> Iterator[Claim]:
     is divided by the batch size once more. All of the gradient is 1/k of what it should be.
 
     Evidence: two divisors in series, both equal to the calls of the window or to the items of the
-    batch, and the weights of all items together come to one over that count.
+    batch, and the weights of all items together come to one over that count. Or a mean over the
+    batch, and a learning rate that is a round number divided by the same batch and not to be
+    written otherwise (0.1 / 64 = 0.0015625); a note with 0.1 / 32, and under Adam.
 
     Silent: when the divisors mean different things (the micro-batches and their items: some window
-    has as many calls as a batch has items), when a multiplication cancels one, and for an average
-    over losses that were added.
+    has as many calls as a batch has items), when a multiplication cancels one, for an average
+    over losses that were added, and where the learning rate changes.
     """
+    yield from _divided_by_lr(case)
     for account in case.accounts:
         rows = [row for rows in terms_of(account) for row in rows]
         if not rows or not account.steps or not all(is_known(row) for row in rows):
@@ -388,6 +391,69 @@ def double_division(case: Case) -> Iterator[Claim]:
                 if len(twice) > 1:
                     yield _divided_twice(case, account, twice, count, count != calls)
                     break
+
+
+def _divided_by_lr(case: Case) -> Iterator[Claim]:
+    """A mean over the batch whose learning rate was divided by the batch as well."""
+    rates: dict[int, set[float]] = {}
+    for step in case.trace.steps:
+        for group in step.groups:
+            rates.setdefault(step.optimizer, set()).add(float(group.get("lr", 0.0)))
+    for account in case.accounts:
+        optimizer = account.optimizer
+        rows = [row for rows in terms_of(account) for row in rows]
+        if optimizer is None or optimizer.lr is None or not account.steps or not rows:
+            continue
+        if len(rates.get(account.owner, ())) != 1 or not all(is_known(row) for row in rows):
+            continue
+        if len({row.term for row in rows}) > 1:
+            continue
+        items, whole = _batch_of([row for row in rows if row.call == rows[0].call])
+        if not is_same(whole, Fraction(1)):
+            continue
+        saved = _digits(optimizer.lr) - _digits(optimizer.lr * items)
+        if items < 2 or saved < DIVIDED_MAYBE or _digits(optimizer.lr * items) > MOST_DIGITS:
+            continue
+        is_sure = saved >= DIVIDED and not optimizer.is_adaptive
+        yield Claim(
+            f"divided twice by {items}, the items of the batch: the loss is a mean, and the "
+            f"learning rate {_g(optimizer.lr)} is {_g(optimizer.lr * items)} / {items}",
+            _divided_at(rows[0], items),
+            account.buffers,
+            Fraction(1, items),
+            [
+                Proof("the items of a call weigh 1 together", _divided_at(rows[0], items)),
+                Proof(
+                    f"lr {_g(optimizer.lr)} = {_g(optimizer.lr * items)} / {items}",
+                    account.ledger.step.source if account.ledger.step else None,
+                    Fraction(1, items),
+                ),
+            ],
+            account.steps,
+            case.looked_at(account),
+            "warning" if is_sure else "note",
+            f"divide once: sum the loss, or use the learning rate {_g(optimizer.lr * items)}",
+        )
+
+
+def _batch_of(rows: list[Row]) -> tuple[int, Exact]:
+    """The samples of a call, or its items, and what they weigh together."""
+    first = rows[0]
+    if len(rows) == 1 and first.samples is not None and first.weight_at_loss and first.weight:
+        later = first.weight / first.weight_at_loss
+        return first.samples.count, size(first.samples.weight * first.samples.count * later)
+    return sum(row.items for row in rows), call_total(rows, first.call)
+
+
+DIVIDED, DIVIDED_MAYBE, MOST_DIGITS = 4, 3, 1
+"""How many digits a learning rate loses when the division by the batch is undone, and has then."""
+
+
+def _divided_at(row: Row, items: int) -> int | None:
+    """The line that divides by the items, or else that of the last reduction."""
+    found = [f.source for f in row.loss if is_same(f.value, Fraction(1, items))]
+    last = row.reductions[-1].source if row.reductions else row.term.source
+    return found[0] if found else last
 
 
 def _makes_calls(case: Case, account: Account, call: int, count: int) -> bool:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import prod
 
 from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.decay import added_decay
 from tracer.analysis.checks.finding import Claim, Proof, Severity
+from tracer.analysis.checks.program import (
+    ACCUMULATION,
+    UNITS,
+    parted,
+    says,
+)
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.weights import call_total, is_known, terms_of
-from tracer.analysis.checks.windows import buffers_of
-from tracer.analysis.exact import is_same, is_zero, product, proportion, rounding, said
+from tracer.analysis.exact import is_same, product, said
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
-from tracer.events import Call, Edit, Reset, Step
-from tracer.semantics.effects import Exact
+from tracer.events import Call
 
 SECTION = "Repeated backward calls"
 ONE = Fraction(1)
-MOST_FOLLOWED = 500_000
-"""Events times classes of buffers whose story is followed through the run, a second's worth."""
 
 
 # Sums and means of calls.
@@ -71,8 +73,10 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
     long; Adam hides it.
 
     Evidence: k calls of one line in the window, and the items of each call have weights that
-    come to 1. A warning if each call had a batch of its own from one `DataLoader`, and the
-    optimizer does not cancel factors; without these signs (several losses, chunks of a
+    come to 1. A warning if each call had a batch of its own from one `DataLoader`, or the lines
+    speak of accumulating micro-batches, and the optimizer does not cancel the factor: Adam does, if
+    nothing comes before it that sees the size of the gradient, which a clip by norm and a weight
+    decay that is added to the gradient do. Without these signs (several losses, chunks of a
     sequence, episodes, tasks) the sum may be meant, and it is a note.
 
     Silent: when the loss or the gradient is divided by k, and for a loss that is a sum anyhow.
@@ -86,9 +90,8 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
         if any(is_same(f.value, Fraction(1, count)) and f.kind != "reduction"
                for r in rows for f in (*r.loss, *r.after)):  # fmt: skip
             continue
-        optimizer = account.optimizer
-        is_plain = optimizer is not None and not optimizer.is_adaptive
-        severity: Severity = "warning" if stream.from_loader and is_plain else "note"
+        is_meant = stream.from_loader or _speaks_of_parts(case, stream)
+        severity: Severity = "warning" if is_meant and _sees_factor(case, account) else "note"
         yield Claim(
             f"{count} backward calls, each of a mean, are added and not divided: the gradient is "
             f"{count} x the mean over the {sum(stream.counts):,} items of the window",
@@ -105,6 +108,33 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
             severity,
             f"divide the loss by {count} before backward()",
         )
+
+
+def _speaks_of_parts(case: Case, stream: _Stream) -> bool:
+    """Whether the script calls the calls of a window parts of one batch."""
+    return says(_said_of(case, stream), ACCUMULATION)
+
+
+def _said_of(case: Case, stream: _Stream) -> list[str]:
+    """The words at the calls, their loss and the step, where these are apart from one another."""
+    step = stream.account.ledger.step
+    call = stream.calls[0].source
+    texts = [case.text(call), case.text(_loss_line(stream.rows[0]))]
+    if step is not None:
+        here, there = parted(case.trace, call, step.source)
+        texts += [*here, *there]
+    return texts
+
+
+def _sees_factor(case: Case, account: Account) -> bool:
+    """Whether a factor of the gradient changes the steps of an optimizer."""
+    optimizer = account.optimizer
+    if optimizer is None:
+        return False
+    if not optimizer.is_adaptive:
+        return True
+    clips = any(c.kind == "clip_grad_norm" for e in account.entries for c in e.changes)
+    return clips or added_decay(optimizer) > 0
 
 
 def _is_sum(rows: Sequence[Row]) -> bool:
@@ -141,7 +171,8 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     each is divided by their number, or targets were ignored or masked): then they may be episodes
     or chunks of a sequence. Also where only the last micro-batch is shorter, in the smaller part
     of the windows (the end of an epoch), and where a call is multiplied by another count (its
-    images): what is averaged inside is then normalised on purpose.
+    images), or the lines speak of tasks, episodes and the like: what is averaged inside is then
+    normalised on purpose.
     """
     ragged: dict[object, list[_Stream]] = defaultdict(list)
     even: Counter[object] = Counter()
@@ -157,6 +188,7 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
         severity = _raggedness(streams, even[key])
         for stream in streams:
             is_sure = _is_accumulated(stream) and _is_of_items(stream)
+            is_sure = is_sure and not _speaks_of_units(case, stream)
             yield _mean_of_means(case, stream, severity if is_sure else "note")
 
 
@@ -168,6 +200,11 @@ def _raggedness(streams: list[_Stream], even: int) -> Severity:
     if only_last and windows <= even:
         return "note"
     return "warning"
+
+
+def _speaks_of_units(case: Case, stream: _Stream) -> bool:
+    """Whether the script calls what each call averages over something of its own: a task."""
+    return not stream.from_loader and says(_said_of(case, stream), UNITS)
 
 
 def _is_accumulated(stream: _Stream) -> bool:
@@ -322,77 +359,6 @@ def _is_kept_on_purpose(entry: Entry) -> bool:
 
 
 @check(
-    "foreign-root",
-    severity="warning",
-    section=SECTION,
-    remedy="empty the buffers before this backward(), or detach what should not be trained by it",
-    reference="Lightning-AI/pytorch-lightning#557",
-)
-def foreign_root(case: Case) -> Iterator[Claim]:
-    """A step consumes what the backward call of another loss left in its buffers.
-
-    A generator's loss flows through the discriminator and fills its gradients; if they are not
-    emptied before the discriminator's own backward, its step follows both losses. The same happens
-    to a critic below an actor's loss.
-
-    Evidence: a contribution whose call another optimizer has consumed, then new calls from another
-    line, and then the step that takes all of them.
-
-    Silent: when the buffers are emptied in between, when several optimizers share one loss, and
-    when a step simply collects several losses.
-    """
-    for account in case.accounts:
-        step = account.ledger.step
-        if step is None:
-            continue
-        fresh = [e for e in account.fresh if e.call is not None]
-        for entry in fresh:
-            between = _consumer_between(case, entry, step)
-            later = [e for e in fresh if between and (e.call or 0) > between.order]
-            later = [e for e in later if case.line(e.source) != case.line(entry.source)]
-            if between is None or not later:
-                continue
-            yield Claim(
-                f"the step of {step.kind} also consumes what another loss left: "
-                f"{_call_name(case, entry)} filled these buffers, a step of {between.kind} "
-                "followed, and nobody emptied them",
-                later[0].source,
-                account.buffers,
-                None,
-                [
-                    Proof("the other loss", entry.source),
-                    Proof(f"its own step, {between.kind}", between.source),
-                    Proof("added to it", later[0].source),
-                    Proof(f"consumed, {step.kind}", step.source),
-                ],
-                account.steps,
-                case.looked_at(account),
-            )
-
-
-def _call_name(case: Case, entry: Entry) -> str:
-    text = case.text(entry.source)
-    return text if text and len(text) < 60 else f"call {case.numbers.get(entry.call or 0, '?')}"
-
-
-def _consumer_between(case: Case, entry: Entry, step: Step) -> Step | None:
-    """A step of another optimizer that consumed the same call for buffers of its own."""
-    own = set(buffers_of(step))
-    call = case.books.archive.by_order.get(entry.call or 0)
-    for other in case.trace.steps:
-        if other.order >= step.order:
-            return None
-        if other.optimizer == step.optimizer or other.order < (entry.call or 0):
-            continue
-        theirs = set(buffers_of(other))
-        if theirs & own or not isinstance(call, Call):
-            continue
-        if any(case.books.archive.writes(call, buffer) for buffer in theirs):
-            return other
-    return None
-
-
-@check(
     "double-backward-same-graph",
     severity="warning",
     section=SECTION,
@@ -423,7 +389,7 @@ def double_backward_same_graph(case: Case) -> Iterator[Claim]:
         proofs: dict[int | None, list[Proof]] = defaultdict(list)
         for call in case.calls_of(account):
             for node, order in call.again:
-                if order in inside and call.order in inside and _counts_again(case, call, node):
+                if order in inside and call.order in inside and counts_again(case, call, node):
                     calls[call.source] += [order, call.order]
                     proofs[call.source] += [
                         Proof("sent backward, graph retained", case.event_source(order)),
@@ -462,7 +428,7 @@ def _without_factor(claim: Claim) -> Claim:
     return replace(claim, message=f"{words} less often: they weigh unequally", factor=None)
 
 
-def _counts_again(case: Case, call: Call, node: int) -> bool:
+def counts_again(case: Case, call: Call, node: int) -> bool:
     """Whether the nodes behind this one include those that reduce a loss."""
     facts = case.call(call.order)
     ends = {
@@ -522,290 +488,3 @@ def clip_per_microbatch(case: Case) -> Iterator[Claim]:
             account.steps,
             case.looked_at(account),
         )
-
-
-# What no step consumed, and what two steps did.
-
-
-@dataclass
-class _Fate:
-    """What became of the calls of one line, over the whole run."""
-
-    consumed: Counter[int] = field(default_factory=Counter)
-    """Per window, how many."""
-    lost: list[tuple[Reset, list[int]]] = field(default_factory=list)
-    idle: list[tuple[Reset, list[int], Step]] = field(default_factory=list)
-    """Those of the lost after which a step of their optimizer found nothing to consume."""
-    beside: list[tuple[Reset, int, list[int], Step]] = field(default_factory=list)
-    """Where others of the line were consumed: how many were lost, and those the step took."""
-
-
-@check(
-    "lost-contributions",
-    severity="warning",
-    section=SECTION,
-    remedy="step before emptying the buffers, or keep the rest for the next window",
-    reference="ultralytics/ultralytics#11217",
-)
-def lost_contributions(case: Case) -> Iterator[Claim]:
-    """`zero_grad` throws away backward calls that no step has consumed.
-
-    A script that accumulates k batches and empties the buffers at the start of each epoch loses the
-    rest of the epoch before: these items were never learnt from.
-
-    Evidence: the buffers are emptied with contributions of a line in them that is otherwise
-    consumed k at a time, and fewer than k were there. Or they are emptied every time between the
-    backward call and the step, which then finds nothing at all. Or each call is divided by k, and
-    of the k calls that a line makes before a step some are thrown away.
-
-    Silent: for buffers that are always emptied before their own backward (GAN, SAM), for gradients
-    that are not finite, and for steps that a GradScaler left out. A note where single calls are
-    thrown away now and then, as a script does that skips bad batches.
-    """
-    for buffers, fates in _fates(case).items():
-        for source, fate in fates.items():
-            sizes = fate.consumed.values()
-            usual = max(sizes, default=0)
-            cut = list(_cut_windows(case, buffers, source, fate))
-            if cut:
-                yield from cut
-                continue
-            if not usual and len(fate.idle) == len(fate.lost):
-                yield from _idle_steps(case, buffers, source, fate)
-            short = [(r, calls) for r, calls in fate.lost if len(calls) < usual]
-            whole = [(r, calls) for r, calls in fate.lost if len(calls) >= usual]
-            if not usual or len(fate.lost) >= len(fate.consumed):
-                continue
-            for lost, severity in ((short, "warning"), (whole, "note")):
-                for reset, calls in lost:
-                    if not _is_finite_at(case, calls[-1], buffers[0]):
-                        continue
-                    yield Claim(
-                        f"{reset.by} throws away {len(calls)} backward "
-                        f"call{'' if len(calls) == 1 else 's'} that no step consumed; elsewhere "
-                        f"{usual} make a step",
-                        reset.source,
-                        buffers,
-                        None,
-                        [Proof("not consumed", source), Proof("emptied", reset.source)],
-                        [reset.step],
-                        len(case.windows),
-                        "warning" if severity == "warning" else "note",
-                    )
-
-
-def _idle_steps(
-    case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
-) -> Iterator[Claim]:
-    """Every call of a line is thrown away before the step that should have consumed it."""
-    for reset, calls, step in fate.idle:
-        if not _is_finite_at(case, calls[-1], buffers[0]):
-            continue
-        yield Claim(
-            f"{reset.by} throws away every backward call before the step, which consumes nothing: "
-            "nothing is learnt",
-            reset.source,
-            buffers,
-            None,
-            [
-                Proof(f"call {case.numbers[calls[-1]]}, not consumed", source),
-                Proof("emptied", reset.source),
-                Proof(f"{step.kind}.step finds nothing", step.source),
-            ],
-            [step.step],
-            sum(s.optimizer == step.optimizer for s in case.trace.steps),
-            remedy="empty the buffers after the step, or before the backward call",
-        )
-
-
-def _cut_windows(
-    case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
-) -> Iterator[Claim]:
-    """Windows of k calls, each divided by k, of which only some are still there at the step."""
-    for reset, lost, kept, step in fate.beside:
-        made = lost + len(kept)
-        if not any(is_same(share, Fraction(1, made)) for share in _shares(case, buffers[0], kept)):
-            continue
-        yield Claim(
-            f"{reset.by} throws away {lost} of the {made} backward calls before a step, each "
-            f"divided by {made}: the gradient is {len(kept)}/{made} of the mean",
-            reset.source,
-            buffers,
-            None,
-            [
-                Proof(f"{made} calls", source),
-                Proof(f"emptied, {len(kept)} left", reset.source),
-                Proof(f"{step.kind}.step", step.source),
-            ],
-            [step.step],
-            sum(s.optimizer == step.optimizer for s in case.trace.steps),
-            remedy="empty the buffers after the step only",
-        )
-
-
-def _shares(case: Case, buffer: int, calls: Sequence[int]) -> Iterator[Exact]:
-    """What the items of the last of these calls weigh together, where it was looked into."""
-    for account in case.accounts:
-        rows = account.rows_of(calls[-1])
-        if buffer in account.buffers and rows and all(is_known(row) for row in rows):
-            yield call_total(rows, calls[-1])
-
-
-def _consumes_nothing(case: Case, step: Step) -> bool:
-    """Whether all buffers of a step are None or zero."""
-    found = (case.books.archive.reading(step, b, "consumed") for b in buffers_of(step))
-    return all(t is None or (t.measured is not None and is_zero(t.measured)) for t in found)
-
-
-def _is_finite_at(case: Case, call: int, buffer: int) -> bool:
-    event = case.books.archive.by_order[call]
-    assert isinstance(event, Call)
-    after = case.books.archive.reading(event, buffer, "after")
-    return after is None or after.measured is None or not after.measured.nonfinite
-
-
-def _classes(case: Case) -> list[tuple[int, ...]]:
-    """Buffers that the same events touch, by all that is known without measurements."""
-    touched: dict[int, set[object]] = defaultdict(set)
-    for number in {call.layout for call in case.trace.calls if call.accumulates}:
-        for buffer in case.traits(number).leaves:
-            touched[buffer].add(("call", number))
-    for step in case.trace.steps:
-        for buffer in buffers_of(step):
-            touched[buffer].add(("step", step.optimizer))
-    for reset in case.trace.resets:
-        for buffer in reset.buffers:
-            touched[buffer].add(("reset", reset.source, len(reset.buffers)))
-    alike: dict[object, list[int]] = defaultdict(list)
-    for buffer, events in touched.items():
-        alike[frozenset(events)].append(buffer)
-    ranked = sorted((tuple(sorted(members)) for members in alike.values()), key=len, reverse=True)
-    return ranked[: max(1, MOST_FOLLOWED // (1 + len(case.trace.events)))]
-
-
-def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
-    """For each class of buffers and each line of a backward call: consumed or lost?"""
-    found: dict[tuple[int, ...], dict[int | None, _Fate]] = {}
-    held = {step.order: frozenset(buffers_of(step)) for step in case.trace.steps}
-    for members in _classes(case):
-        buffer, archive = members[0], case.books.archive
-        fates: dict[int | None, _Fate] = defaultdict(_Fate)
-        pending: list[Call] = []
-        thrown: list[tuple[Reset, int | None, list[int]]] = []
-        is_skipped = False
-        for event in case.trace.events:
-            if isinstance(event, Call) and archive.writes(event, buffer):
-                if not archive.has_reading(event, buffer, "before"):
-                    pending = []  # emptied by hand: on purpose
-                pending.append(event)
-            elif isinstance(event, Step) and archive.has_reading(event, buffer, "consumed"):
-                for call in pending:
-                    fates[call.source].consumed[event.order] += 1
-                _note_idle(case, event, pending, thrown, fates)
-                _note_beside(event, pending, thrown, fates)
-                pending, thrown = [], []
-            elif (
-                isinstance(event, Step) and event.outcome == "done" and buffer in held[event.order]
-            ):
-                _note_idle(case, event, pending, thrown, fates)
-                thrown = []
-            elif isinstance(event, Edit) and event.kind == "step_skipped":
-                is_skipped = True
-            elif isinstance(event, Reset) and buffer in event.buffers:
-                for source in dict.fromkeys(call.source for call in pending):
-                    calls = [call.order for call in pending if call.source == source]
-                    if not is_skipped:
-                        fates[source].lost.append((event, calls))
-                        thrown.append((event, source, calls))
-                pending, is_skipped = [], False
-        found[members] = fates
-    return found
-
-
-def _note_idle(
-    case: Case,
-    step: Step,
-    pending: Sequence[Call],
-    thrown: Sequence[tuple[Reset, int | None, list[int]]],
-    fates: dict[int | None, _Fate],
-) -> None:
-    """Of what was thrown away since the step before, keep that this step has nothing else."""
-    if not pending and thrown and _consumes_nothing(case, step):
-        for reset, source, calls in thrown:
-            fates[source].idle.append((reset, calls, step))
-
-
-def _note_beside(
-    step: Step,
-    pending: Sequence[Call],
-    thrown: Sequence[tuple[Reset, int | None, list[int]]],
-    fates: dict[int | None, _Fate],
-) -> None:
-    """Keep what was thrown away of the lines that this step consumes."""
-    for source in dict.fromkeys(call.source for call in pending):
-        lost = [(reset, calls) for reset, line, calls in thrown if line == source]
-        if lost:
-            kept = [call.order for call in pending if call.source == source]
-            count = sum(len(calls) for _, calls in lost)
-            fates[source].beside.append((lost[0][0], count, kept, step))
-
-
-@check(
-    "stepped-twice",
-    severity="warning",
-    section="Precision, clipping, hooks, optimizer",
-    remedy="let one optimizer step the parameter, once per window",
-    reference="one parameter in two optimizers; scaler.step() beside optimizer.step()",
-    is_factor=True,
-)
-def stepped_twice(case: Case) -> Iterator[Claim]:
-    """The same gradient moves a parameter twice.
-
-    It is in two optimizers, or `optimizer.step()` is called beside `scaler.step(optimizer)`.
-
-    Evidence: two steps consume a buffer, and nothing was added to it or taken out in between: what
-    they find is the same, or a multiple (of a single number only the same).
-
-    Silent: for an optimizer that calls another one inside its own step, and for steps with a
-    closure.
-    """
-    archive = case.books.archive
-    for members in _classes(case):
-        buffer = max(members, key=lambda b: prod(case.trace.buffers[b].shape))
-        last: Step | None = None
-        for event in case.trace.events:
-            if isinstance(event, Reset):
-                last = None if buffer in event.buffers else last
-            elif isinstance(event, Call) and archive.writes(event, buffer):
-                last = None
-            elif isinstance(event, Step) and archive.has_reading(event, buffer, "consumed"):
-                if (
-                    last is not None
-                    and last.step != event.step
-                    and _is_same(case, buffer, last, event)
-                ):
-                    yield _stepped_twice(case, last, event, members)
-                last = event
-
-
-def _is_same(case: Case, buffer: int, first: Step, second: Step) -> bool:
-    """Whether two steps found the same in a buffer, or a multiple: nobody put a new one there."""
-    found = [case.books.archive.reading(step, buffer, "consumed") for step in (first, second)]
-    measured = [t.measured for t in found if t is not None and t.measured is not None]
-    if len(measured) < 2 or found[1] is None:
-        return False
-    factor = proportion(measured[:1], measured[1], rounding(found[1].form.dtype))
-    return factor == ONE or (factor is not None and measured[1].elements > 1)
-
-
-def _stepped_twice(case: Case, first: Step, second: Step, buffers: tuple[int, ...]) -> Claim:
-    who = "the same optimizer" if first.optimizer == second.optimizer else "two optimizers"
-    return Claim(
-        f"stepped twice with one gradient, by {who}: {first.kind} and then {second.kind}",
-        second.source,
-        buffers,
-        Fraction(2),
-        [Proof(f"{first.kind}.step", first.source), Proof(f"{second.kind}.step", second.source)],
-        [second.step],
-        sum(s.optimizer == second.optimizer for s in case.trace.steps),
-    )

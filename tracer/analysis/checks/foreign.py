@@ -1,0 +1,164 @@
+"""The check of contributions that another loss left in the buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.finding import Claim, Proof
+from tracer.analysis.checks.program import VALIDATION, comes_after, parted, says
+from tracer.analysis.checks.registry import check
+from tracer.analysis.checks.repeated import SECTION
+from tracer.analysis.checks.windows import buffers_of
+from tracer.analysis.history import Entry
+from tracer.events import Call, Step
+
+
+@check(
+    "foreign-root",
+    severity="warning",
+    section=SECTION,
+    remedy="empty the buffers before this backward(), or detach what should not be trained by it",
+    reference="Lightning-AI/pytorch-lightning#557",
+)
+def foreign_root(case: Case) -> Iterator[Claim]:
+    """A step consumes what the backward call of another loss left in its buffers.
+
+    A generator's loss flows through the discriminator and fills its gradients; if they are not
+    emptied before the discriminator's own backward, its step follows both losses. The same happens
+    to a critic below an actor's loss.
+
+    Evidence: a contribution whose call another optimizer has consumed, then new calls from another
+    line, and then the step that takes all of them. Or a call that other windows of the optimizer do
+    not have, and that runs behind the step, where the loop has come to its end, though the next
+    step consumes it: a validation loss that is sent backward. Or one that is called so.
+
+    Silent: when the buffers are emptied in between, when several optimizers share one loss, and
+    when a step simply collects several losses, in every window or in some.
+    """
+    yield from _left_overs(case)
+    for account in case.accounts:
+        step = account.ledger.step
+        if step is None:
+            continue
+        fresh = [e for e in account.fresh if e.call is not None]
+        for entry in fresh:
+            between = _consumer_between(case, entry, step)
+            later = [e for e in fresh if between and (e.call or 0) > between.order]
+            later = [e for e in later if case.line(e.source) != case.line(entry.source)]
+            if between is None or not later:
+                continue
+            yield Claim(
+                f"the step of {step.kind} also consumes what another loss left: "
+                f"{_call_name(case, entry)} filled these buffers, a step of {between.kind} "
+                "followed, and nobody emptied them",
+                later[0].source,
+                account.buffers,
+                None,
+                [
+                    Proof("the other loss", entry.source),
+                    Proof(f"its own step, {between.kind}", between.source),
+                    Proof("added to it", later[0].source),
+                    Proof(f"consumed, {step.kind}", step.source),
+                ],
+                account.steps,
+                case.looked_at(account),
+            )
+
+
+def _left_overs(case: Case) -> Iterator[Claim]:
+    """Calls after the end of a window that the next one takes with its own."""
+    for account in case.accounts:
+        step = account.ledger.step
+        if step is None:
+            continue
+        strangers = _strangers(case, account)
+        own = [e for e in account.fresh if case.line(e.source) not in strangers]
+        for entry in account.fresh:
+            later = [e for e in own if (e.call or 0) > (entry.call or 0)]
+            is_strange = case.line(entry.source) in strangers and later
+            if is_strange and _consumer_between(case, entry, step) is None:
+                before = _step_before(case, step, entry)
+                if _is_behind(case, entry, before, later[0]) or _is_validation(
+                    case, entry, later[0]
+                ):
+                    yield _left_over(case, account, step, entry, before, later[0])
+
+
+def _strangers(case: Case, account: Account) -> set[tuple[str, int]]:
+    """The lines of calls that other windows of the optimizer do not have."""
+    lines = _lines_of(case, account)
+    others = [
+        _lines_of(case, other)
+        for other in case.accounts
+        if other.owner == account.owner and set(other.buffers) & set(account.buffers)
+    ]
+    return {line for line in lines if any(line not in other for other in others)}
+
+
+def _is_behind(case: Case, entry: Entry, before: Step | None, own: Entry) -> bool:
+    """Whether a call stands behind the step in the program, and the window's own before it."""
+    if before is None:
+        return False
+    behind = comes_after(case.trace, entry.source, before.source)
+    return bool(behind and comes_after(case.trace, before.source, own.source))
+
+
+def _lines_of(case: Case, account: Account) -> set[tuple[str, int]]:
+    return {case.line(entry.source) for entry in account.fresh}
+
+
+def _step_before(case: Case, step: Step, entry: Entry) -> Step | None:
+    """The last step of the same optimizer before a call."""
+    earlier = [s for s in case.trace.steps if s.order < (entry.call or 0)]
+    return next((s for s in reversed(earlier) if s.optimizer == step.optimizer), None)
+
+
+def _is_validation(case: Case, entry: Entry, own: Entry) -> bool:
+    """Whether a call, and not the other one, is called a validation by the script."""
+    theirs, ours = parted(case.trace, entry.source, own.source)
+    return says(theirs, VALIDATION) and not says(ours, VALIDATION)
+
+
+def _left_over(
+    case: Case, account: Account, step: Step, entry: Entry, before: Step | None, own: Entry
+) -> Claim:
+    ran = "ran after the step before" if before is not None else "ran before"
+    return Claim(
+        f"the step of {step.kind} also consumes what another loss left: {_call_name(case, entry)} "
+        f"{ran}, and nobody emptied the buffers",
+        entry.source,
+        account.buffers,
+        None,
+        [
+            *([Proof("the step before", before.source)] if before is not None else []),
+            Proof("the other loss", entry.source),
+            Proof("added to it", own.source),
+            Proof(f"consumed, {step.kind}", step.source),
+        ],
+        account.steps,
+        case.looked_at(account),
+        remedy="take its loss under torch.no_grad(), or empty the buffers after it",
+    )
+
+
+def _call_name(case: Case, entry: Entry) -> str:
+    text = case.text(entry.source)
+    return text if text and len(text) < 60 else f"call {case.numbers.get(entry.call or 0, '?')}"
+
+
+def _consumer_between(case: Case, entry: Entry, step: Step) -> Step | None:
+    """A step of another optimizer that consumed the same call for buffers of its own."""
+    own = set(buffers_of(step))
+    call = case.books.archive.by_order.get(entry.call or 0)
+    for other in case.trace.steps:
+        if other.order >= step.order:
+            return None
+        if other.optimizer == step.optimizer or other.order < (entry.call or 0):
+            continue
+        theirs = set(buffers_of(other))
+        if theirs & own or not isinstance(call, Call):
+            continue
+        if any(case.books.archive.writes(call, buffer) for buffer in theirs):
+            return other
+    return None

@@ -1,0 +1,94 @@
+"""Where a line stands in the program: behind another one in the loop, and what the script calls it.
+
+All that a trace has of a script are the lines that made something, each with the line that called
+the function around it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tracer.events import Source
+from tracer.tracefile import Trace
+
+__all__ = ["ACCUMULATION", "UNITS", "VALIDATION", "comes_after", "parted", "says"]
+
+VALIDATION = re.compile(
+    r"(?<![a-z])(?:val|valid|validation|validate|eval|evaluate|evaluation|test)(?![a-z])"
+)
+"""What a loss is called that nothing is to be learnt from."""
+
+
+ACCUMULATION = re.compile(
+    r"accum|(?<![a-z])(?:micro|mini)_?batch|(?<![a-z])micro_?step|(?<![a-z])subdivision"
+)
+"""What the parts of a batch are called."""
+
+UNITS = re.compile(
+    r"(?<![a-z])(?:task|domain|episode|client|env|environment|trajectory|rollout|graph|language)s?"
+    r"(?![a-z])"
+)
+"""What is averaged on its own by intent, whatever its size."""
+
+
+def frames_of(trace: Trace, source: int | None) -> list[Source]:
+    """The lines at work, outermost first."""
+    found: list[Source] = []
+    while source is not None and source in trace.sources:
+        found.append(trace.sources[source])
+        source = found[-1].caller
+    return found[::-1]
+
+
+def _aligned(
+    trace: Trace, source: int | None, other: int | None
+) -> tuple[list[Source], list[Source]]:
+    """The frames of two lines from one place on: of a deep stack the outermost are not kept."""
+    one, two = frames_of(trace, source), frames_of(trace, other)
+    if not one or not two or (one[0].file, one[0].function) == (two[0].file, two[0].function):
+        return one, two
+    for place, frame in enumerate(one):
+        if _place(frame) == _place(two[0]):
+            return one[place:], two
+    for place, frame in enumerate(two):
+        if _place(frame) == _place(one[0]):
+            return one, two[place:]
+    return one, two
+
+
+def comes_after(trace: Trace, source: int | None, other: int | None) -> bool | None:
+    """Whether a line stands behind another one in the function that both are called from.
+
+    None where that is not to be told: the lines have no function in common, or are the same.
+    """
+    for one, two in zip(*_aligned(trace, source, other), strict=False):
+        if (one.file, one.function) != (two.file, two.function):
+            return None
+        if one.line != two.line:
+            return one.line > two.line
+    return None
+
+
+def parted(trace: Trace, source: int | None, other: int | None) -> tuple[list[str], list[str]]:
+    """What is said of each of two lines and not of both, from where their ways part.
+
+    The text of the lines, and the names of the functions that they are in.
+    """
+    one, two = _aligned(trace, source, other)
+    shared = 0
+    while shared < min(len(one), len(two)) and _place(one[shared]) == _place(two[shared]):
+        shared += 1
+    return _words(one[shared:]), _words(two[shared:])
+
+
+def _place(source: Source) -> tuple[str, int, str]:
+    return source.file, source.line, source.function
+
+
+def _words(frames: list[Source]) -> list[str]:
+    return [frame.text for frame in frames] + [frame.function for frame in frames[1:]]
+
+
+def says(texts: list[str], words: re.Pattern[str]) -> bool:
+    """Whether one of these words is in a text."""
+    return any(words.search(text.lower()) for text in texts)
