@@ -240,7 +240,8 @@ class Node:
 
     `name` is torch's ("MeanBackward0"). `source` is the user's line that made it, `called` the
     torch function that this line called ("cross_entropy"; "" for an operator such as `*`), which
-    the nodes of one composite function share. `custom` is the qualified name of a Python
+    the nodes of one composite function share; with its rate where it drops values
+    ("dropout(p=0.5)"). `custom` is the qualified name of a Python
     `autograd.Function`. `buffer` is set on the node that writes a leaf's `.grad`.
     """
 

@@ -234,8 +234,10 @@ def test_dropout_that_only_one_has_and_dropout_that_both_have(trace: Traces) -> 
 
     assert headline(only_b) == "Different models: their gradients differ from step 1 on."
     assert section(only_b, "where they part")[0].startswith("only B has in drop: MulBackward0")
-    assert headline(both) == "Different data, or randomness, from step 1 on."
-    assert section(both, "where they part")[1].startswith("both drop values at random (dropout)")
+    rates = "dropout(p=0.5) in A and dropout(p=0.2) in B"
+    assert headline(both) == f"Different options from step 1 on: {rates}."
+    assert section(both, "where they part")[0].startswith(f"{rates}   (runs.py:")
+    assert section(both, "where they part")[-1].startswith("both drop values at random (dropout)")
 
 
 def test_one_layer_more_is_another_model(trace: Traces) -> None:
@@ -269,7 +271,10 @@ def test_a_frozen_layer_has_no_gradient(trace: Traces) -> None:
 def test_a_missing_zero_grad_shows_from_the_second_step_on(trace: Traces) -> None:
     text = text_of(trace("one call"), trace("zeroed once"))
 
-    assert headline(text) == "The same before step 2, different from there on."
+    assert headline(text) == (
+        "The same before step 2; then different directions: B adds what an earlier step has used "
+        "already."
+    )
     assert section(text, "gradients")[0] == "B = A at step 1"
     same, parted = section(text, "where they part")
     assert "in both: the same data" in same
@@ -286,13 +291,18 @@ def test_a_step_that_consumes_an_earlier_one_again_says_so(trace: Traces) -> Non
 def test_a_hook_changes_one_parameter(trace: Traces) -> None:
     text = text_of(trace("one call"), trace("hooked"))
 
-    assert headline(text) == "2 factors: not all parameters differ by the same one."
+    assert headline(text) == (
+        "The same gradients for 3 parameters (last.bias, first.bias, first.weight); "
+        "1/2 x as large in B for 1 parameter (last.weight)."
+    )
     assert "B = 1/2 x A for 1 of 4 parameters (last.weight), at step 1" in section(
         text, "gradients"
     )
-    assert section(text, "where they part")[-1] == (
-        "last.weight: first behind the loss: nothing in A, x 1/2 1 hook in B => x 1/2"
+    parted = section(text, "where they part")[-1]
+    assert parted.startswith(
+        "last.weight: first behind the loss: nothing in A, x 1/2 by 1 hook (test_diff.py:"
     )
+    assert parted.endswith(") in B => x 1/2")
 
 
 def test_a_clip_is_a_factor_of_the_step(trace: Traces) -> None:
@@ -358,36 +368,34 @@ def test_the_learning_rate_is_the_step_and_not_the_gradient(trace: Traces) -> No
 
 
 def test_momentum_and_decay_are_steps_of_their_own(trace: Traces) -> None:
-    for name, said in (
-        ("momentum", "momentum 0 (sums up to 1 x) in A, 0.9 (sums up to 10 x) in B"),
-        ("decay", "decay of 0 x weight in A, 0.001 in B"),
+    for name, why, said in (
+        ("momentum", "momentum", "momentum 0 (sums up to 1 x) in A, 0.9 (sums up to 10 x) in B"),
+        ("decay", "weight decay", "decay of 0 x weight in A, 0.001 in B"),
     ):
         text = text_of(trace("one call"), trace(name))
-        assert headline(text) == "The same gradients, but not the same steps."
+        assert headline(text) == f"The same gradients, but not the same steps: {why} differs."
         assert said in section(text, "steps")[0]
 
 
 def test_two_kinds_of_optimizer_are_not_compared_by_a_factor(trace: Traces) -> None:
     text = text_of(trace("one call"), trace("adam"))
 
-    assert headline(text) == "The same gradients, but not the same steps."
+    assert headline(text) == "The same gradients, but not the same steps: SGD in A, Adam in B."
     assert section(text, "steps") == ["A steps by SGD, B by Adam: no factor compares their steps"]
 
 
 def test_adam_cancels_a_constant_factor(trace: Traces) -> None:
     text = text_of(trace("adam"), trace("adam, forgotten"))
 
-    assert headline(text) == (
-        "Gradients 4 x as large in B, which Adam cancels, but for eps and L2 decay."
-    )
+    assert headline(text) == ("Gradients 4 x as large in B, which Adam cancels, but for eps.")
 
 
 def test_a_factor_that_adam_cancelled_is_not_called_the_same(trace: Traces) -> None:
     text = text_of(trace("adam"), trace("adam, forgotten, zeroed once"))
 
     assert headline(text) == (
-        "Gradients 4 x as large in B before step 2, which Adam cancels, but for eps and L2 decay; "
-        "different from there on."
+        "Gradients 4 x as large in B before step 2, which Adam cancels, but for eps; then "
+        "different directions: B adds what an earlier step has used already."
     )
     assert section(text, "gradients")[0] == "B = 4 x A at step 1"
 
@@ -403,9 +411,9 @@ def test_rounding_that_grows_beyond_a_factor_keeps_the_factor_in_the_headline(
         moments = (found.moments[0], shown, *found.moments[2:])
 
         assert sentence(replace(found, moments=moments, shown=shown)) == (
-            "Gradients 4 x as large in B before step 2, which Adam cancels, but for eps and L2 "
-            "decay; from there on apart by a little, up to 2e-05 of the norm: rounding that grows, "
-            "or a small cause."
+            "Gradients 4 x as large in B before step 2, which Adam cancels, but for eps; from "
+            "there on apart by a little, up to 2e-05 of the norm: rounding that grows, or a small "
+            "cause."
         )
 
 

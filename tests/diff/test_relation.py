@@ -87,6 +87,15 @@ def test_what_is_nothing_but_rounding_is_not_compared() -> None:
     assert related(of(a), of(b), FLOAT32, noise=(1e-6, 1e-6)).kind == "rounding"
 
 
+def test_what_is_rounding_on_one_side_only_has_no_factor() -> None:
+    a, b = 1e-8 * random(1), random(2)
+
+    assert related(of(a), of(b), FLOAT32, noise=(1e-6, 1e-6)).kind == "only-b"
+    assert related(of(b), of(a), FLOAT32, noise=(1e-6, 1e-6)).kind == "only-a"
+    # Where both are as small, the one is rounding as much as the other.
+    assert related(of(a), of(2 * a), FLOAT32, noise=(1e-6, 1e-9)).kind == "rounding"
+
+
 def test_the_cosine_of_few_values_is_exact() -> None:
     a, b = at_cosine(0.6, count=10)
 

@@ -61,7 +61,9 @@ def test_darknet_and_gluon_take_the_same_steps_from_gradients_a_batch_apart(trac
     text = text_of(trace("darknet"), trace("gluon"))
 
     assert headline(text) == "Gradients 1/8 x as large in B, but the same steps."
-    assert section(text, "gradients") == ["B = 1/8 x A for 58 of 58 parameters, at steps 1 to 2"]
+    assert section(text, "gradients") == [
+        "B = 1/8 x A for 58 of 58 parameters, at steps 1 to 2; 8 is the number of samples in a step"
+    ]
     for line in section(text, "steps"):
         assert "the same: gradient x 1/8, lr x 8; lr 0.000125 in A, 0.001 in B" in line
         assert "decay" not in line or "decay of 5e-07 x weight in both" in line

@@ -156,10 +156,16 @@ class _FlowWalk:
         changed = self._facts.changed(node, place)
         if changed == 1:
             return flow
-        source = self._facts.node(node).source
+        source = self._source(node)
         words = f"{hooks} hook{'s' if hooks > 1 else ''}" if hooks else "changed on the way"
         rough = is_rough(changed, received.form.dtype)
         return _times(flow, Factor("hook", changed, words, source, True, rough))
+
+    def _source(self, node: int) -> int | None:
+        """The line that made a node; of a leaf, which no line made, that of its last hook."""
+        source = self._facts.node(node).source
+        lines = self._facts.state(node).saved.get("hooked_at") if source is None else None
+        return int(lines[-1]) if lines else source
 
     def _along(self, sent: Sent, flow: Flow) -> Flow:
         """The flow behind a node that may have done something beside its derivative."""

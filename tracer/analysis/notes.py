@@ -20,6 +20,9 @@ ADAPTIVE = (
 )  # fmt: skip
 """Optimizers that divide by the gradient's own size, or take its sign only."""
 
+DECOUPLED = ("AdamW", "Adafactor", "Muon", "Lion")
+"""Adaptive optimizers whose weight decay acts on the weight, past the gradient."""
+
 MOST_RATES = 4
 
 
@@ -47,6 +50,19 @@ class Optimizer:
     is_adaptive: bool
     is_linear: bool
     lrs: tuple[float, ...] = ()
+
+    @property
+    def l2_decay(self) -> float:
+        """Weight decay that is added to the gradient; 0 where there is none, or it acts past it."""
+        decay = self.options.get("weight_decay")
+        is_past = self.kind in DECOUPLED or bool(self.options.get("decoupled_weight_decay"))
+        return 0.0 if is_past or not isinstance(decay, int | float) else float(decay)
+
+    @property
+    def exceptions(self) -> tuple[str, ...]:
+        """What of an adaptive optimizer a constant factor does not cancel in."""
+        eps = ("eps",) if isinstance(self.options.get("eps"), int | float) else ()
+        return (*eps, "its L2 decay") if self.l2_decay else eps
 
 
 def optimizer_of(ledger: Ledger) -> Optimizer | None:
@@ -168,10 +184,11 @@ def _of_optimizer(optimizer: Optimizer, ledger: Ledger) -> Iterator[Note]:
     if options.get("maximize"):
         yield Note("maximize", f"{optimizer.kind} maximizes: it steps along the gradient.")
     if optimizer.is_adaptive:
+        but = f", except in {' and in '.join(optimizer.exceptions)}" * bool(optimizer.exceptions)
         yield Note(
             "adaptive",
-            f"{optimizer.kind} divides by the size of the gradient: a constant factor cancels, "
-            "except in eps and in L2 decay; unequal weights do not.",
+            f"{optimizer.kind} divides by the size of the gradient: a constant factor cancels"
+            f"{but}; unequal weights do not.",
         )
     if optimizer.is_linear:
         yield from _of_momentum(options)

@@ -51,6 +51,11 @@ PLUMBING = frozenset(
 )
 """Functions of torch that wrap others: their names say nothing about the operation."""
 
+DROPPING = frozenset(
+    ["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"]
+)
+"""Functions of torch that drop values at a rate `p`, which no node of theirs keeps."""
+
 
 class Origin(NamedTuple):
     """Where a node comes from: ids in the journal; `lazy` where its saved tensors have hooks."""
@@ -186,7 +191,7 @@ class Sources:
     def origin(self, frame: FrameType | None) -> Origin:
         """The user's line, the module and the torch function that a frame belongs to."""
         frames: list[FrameType] = []
-        called, module = "", None
+        called, module, rate = "", None, ""
         calls_module = self._modules.call_code
         kinds = self._kinds
         while frame is not None and (module is None or len(frames) < KEPT_LINES):
@@ -206,12 +211,22 @@ class Sources:
                     called = ""
             elif not frames:
                 called = code.co_name
+                if called in DROPPING:
+                    rate = _rate(frame)
             frame = frame.f_back
         if called.startswith("_") or called in PLUMBING:
             called = ""
+        if rate and (not called or called in DROPPING):
+            called = f"{called or 'dropout'}({rate})"
         owner = None if module is None else self._modules.of_call(module, frames)
         origin = Origin(self._source(frames), owner, called, self._saving.is_hooked())
         return self._origins.setdefault(origin, origin)  # one object: graphs have 10^6 nodes
+
+
+def _rate(frame: FrameType) -> str:
+    """p=0.5, as the function was called."""
+    rate = frame.f_locals.get("p")
+    return f"p={rate:g}" if isinstance(rate, int | float) else ""
 
 
 def _text(file: str, line: int) -> str:

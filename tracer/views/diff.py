@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from tracer.analysis.diff.difference import Difference, Exhibit
-from tracer.analysis.diff.origins import Origin
+from tracer.analysis.diff.origin import Origin
 from tracer.analysis.diff.partners import Partners
-from tracer.analysis.diff.relation import Cosine
+from tracer.analysis.diff.relation import Cluster, Cosine
 from tracer.analysis.diff.sides import Side
 from tracer.analysis.diff.stages import Cell, Parting, Stage, Weighing, is_uneven
 from tracer.analysis.diff.timeline import Comparison, Match
@@ -42,6 +42,14 @@ NOT_COMPARED = {
     "nonfinite": "not finite in both",
     "unknown": "not measured",
 }
+
+
+CAUSES = (
+    ("function", "Different losses: their gradients differ {since}"),
+    ("items", "Different batches: their gradients differ {since}"),
+    ("normalisation", "Different batch statistics {since}: other samples are normalised together"),
+)
+"""Kinds of origin that make a headline, the most telling first."""
 
 
 def difference_text(found: Difference, ink: Ink) -> str:
@@ -92,14 +100,39 @@ def headline(found: Difference) -> str:
     if found.is_none:
         return _of_no_difference(found)
     if shown.is_proportional and shown.clusters:
-        return _of_one_factor(found, shown)
+        return _since(found, shown, _of_one_factor(found, shown))
     if shown is not found.moments[0]:
         return _of_a_later_moment(found, shown)
     if shown.is_proportional_where_both and shown.clusters:
         return "The same gradients, but not for the same parameters."
     if len(shown.clusters) > 1 and not shown.of_kind("near", "different"):
-        return f"{len(shown.clusters)} factors: not all parameters differ by the same one."
+        return _of_factors(shown)
     return _of_directions(found, _when(shown))
+
+
+def _since(found: Difference, shown: Comparison, sentence: str) -> str:
+    """A sentence about the moment shown, with what held before it."""
+    if shown is found.moments[0]:
+        return sentence
+    before = _before(found, shown, _factors_before(found, shown))
+    return f"{before}; at {_when(shown)} {sentence[:1].lower()}{sentence[1:]}"
+
+
+def _of_factors(shown: Comparison) -> str:
+    """Which parameters differ by which factor, of the two largest groups."""
+    clusters = shown.clusters
+    if len(clusters) > 2:
+        factors = sorted((abs(float(c.factor)), c.factor) for c in clusters)
+        ends = f"from {said(factors[0][1])} to {said(factors[-1][1])}"
+        return f"{len(clusters)} factors, {ends}: not all parameters differ by the same one."
+    told = []
+    for cluster in clusters:
+        members = [shown.matches[n] for n in cluster.members]
+        what = "the same gradients" if cluster.factor == 1 else _times(cluster.factor)
+        names = f" ({_names(members)})" if len(members) <= MOST_NAMES else ""
+        told.append(f"{what} for {plural(len(members), 'parameter')}{names}")
+    sentence = "; ".join(told)
+    return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
 def _of_no_difference(found: Difference) -> str:
@@ -124,20 +157,49 @@ def _of_one_factor(found: Difference, shown: Comparison) -> str:
             return f"{same}, but not for the same parameters."
         if factor == 1 or kinds == {"linear"}:
             return f"{same}, {'' if factor == 1 else 'but '}the same steps."
-        return f"{same}, which {updates[0].kinds[0]} cancels, but for eps and L2 decay."
+        return f"{same}, which {_cancels(updates[0])}."
     ratios = [one.ratio for one in updates]
     if all(ratio is not None and is_same(ratio, ratios[0]) for ratio in ratios):
         if is_same(ratios[0], factor) and factor != 1:
             return f"Gradients and steps {_times(factor)}."
         if not is_same(ratios[0], Fraction(1)):
             return f"{same}, and steps {_times(ratios[0])}."
-    return f"{same}, but not the same steps."
+    return f"{same}, but not the same steps: {_why_not(found)}."
+
+
+def _why_not(found: Difference) -> str:
+    """What makes other steps of the same gradients, or of multiples."""
+    updates = [update.updates for update in found.updates]
+    unlike = [one.kinds for one in updates if one.kind == "unlike"]
+    if unlike:
+        one, other = (kind or "no optimizer" for kind in unlike[0])
+        return f"{one} in A, {other} in B"
+    differing = [one for one in updates if not one.is_same]
+    reasons = dict.fromkeys(reason for one in differing for reason in one.differs)
+    whose = ""
+    if len(differing) < len(updates):
+        count = sum(len(u.members) for u in found.updates if not u.updates.is_same)
+        whose = f" for {plural(count, 'parameter')}"
+    verb = "differs" if len(reasons) == 1 else "differ"
+    return f"{listed(list(reasons), MOST_NAMES)} {verb}{whose}"
+
+
+def _cancels(updates: Updates) -> str:
+    """What becomes of a factor that an optimizer divides out again."""
+    exceptions = ["eps"] if updates.has_eps else []
+    if any(updates.coupled):
+        exceptions.append("L2 decay")
+    but = f", but for {' and '.join(exceptions)}" if exceptions else ""
+    return f"{updates.kinds[0]} cancels{but}"
 
 
 def _of_a_later_moment(found: Difference, shown: Comparison) -> str:
     """Of runs that took the same steps before, with the same gradients or with multiples."""
     factors = _factors_before(found, shown)
     before = _before(found, shown, factors)
+    for which in "AB":
+        if shown.of_kind(f"nonfinite-{which.lower()}"):
+            return f"{before}; gradients of {which} are not finite from there on."
     near = [match.relation for match in shown.of_kind("multiple", "near")]
     is_one = len(factors) == 1 and all(is_same(r.factor, factors[0], NEAR) for r in near)
     if is_one and len(near) == len(shown.compared):
@@ -146,6 +208,9 @@ def _of_a_later_moment(found: Difference, shown: Comparison) -> str:
             f"{before}; from there on apart by a little, up to {off:.1g} "
             "of the norm: rounding that grows, or a small cause."
         )
+    cause = _cause(found, f"from {_when(shown)} on")
+    if cause and not cause.startswith("Different weights"):
+        return f"{before}; then {cause[:1].lower()}{cause[1:]}."
     return f"{before}{', ' if factors == [1] else '; '}different from there on."
 
 
@@ -167,39 +232,68 @@ def _before(found: Difference, shown: Comparison, factors: Sequence[Exact]) -> s
         return f"The same before {_when(shown)}"
     what = _times(factors[0]) if len(factors) == 1 else "with changing factors"
     steps = ", but the same steps" if shown.is_step else ""
-    kinds = {update.updates.kind: update.updates.kinds[0] for update in found.updates}
-    if "adaptive" in kinds:
-        steps = f", which {kinds['adaptive']} cancels, but for eps and L2 decay"
+    adaptive = [one.updates for one in found.updates if one.updates.kind == "adaptive"]
+    if adaptive:
+        steps = f", which {_cancels(adaptive[0])}"
     return f"Gradients {what} before {_when(shown)}{steps}"
 
 
 def _of_directions(found: Difference, when: str) -> str:
     """Why no factor makes one of the other, as far as the facts say."""
-    kinds = {origin.kind for origin in found.origins}
     shown = found.shown
     if shown is not None and shown.of_kind("nonfinite-a", "nonfinite-b"):
         which = "A" if shown.of_kind("nonfinite-a") else "B"
         return f"Gradients of {which} are not finite from {when} on."
+    cause = _cause(found, f"from {when} on")
+    if cause:
+        return f"{cause}."
+    return f"Different directions from {when} on: no factor makes one gradient of the other."
+
+
+def _cause(found: Difference, since: str) -> str:
+    """The most telling of all that is known, "" if nothing is."""
+    kinds = {origin.kind for origin in found.origins}
     if "graph" in kinds or found.partners.only_a or found.partners.only_b:
-        return f"Different models: their gradients differ from {when} on."
+        return f"Different models: their gradients differ {since}"
     if "weights" in kinds:
-        return "Different weights from the start: everything after that differs, too."
+        return "Different weights from the start: everything after that differs, too"
+    if found.is_of_two_steps:
+        return "Two steps of one run: the weights have moved in between, and the data may differ"
+    of_weights = _cause_in_ledgers(found, since)
+    if of_weights:
+        return of_weights
+    option = next((origin.words for origin in found.origins if origin.kind == "option"), "")
+    if option:
+        return f"Different options {since}: {option}"
+    return next((words.format(since=since) for kind, words in CAUSES if kind in kinds), "") or (
+        _cause_in_data(found, since) if "loss" in kinds else ""
+    )
+
+
+def _cause_in_ledgers(found: Difference, since: str) -> str:
+    """What the weights of items, calls and losses say."""
     partings = [parting for exhibit in found.exhibits for parting in exhibit.partings]
     if any(parting.is_unequal for parting in partings):
-        return "Different directions: items do not weigh the same against one another."
+        return "Different directions: items do not weigh the same against one another"
     for side, name in enumerate("AB"):
         if any(p.leftovers[side] and not p.leftovers[1 - side] for p in partings):
-            return f"Different directions: {name} adds what an earlier step has used already."
+            return f"Different directions: {name} adds what an earlier step has used already"
     if _reweighed(found):
-        return "Different directions: losses do not weigh the same against one another."
-    if "items" in kinds:
-        return f"Different batches: their gradients differ from {when} on."
-    if "loss" in kinds:
-        rows = [row for p in partings for term in (p.a, p.b) for row in term.rows]
-        if any(is_uneven(row) for row in rows):
-            return f"Different data, randomness, or weights of items, from {when} on."
-        return f"Different data, or randomness, from {when} on."
-    return f"Different directions from {when} on: no factor makes one gradient of the other."
+        return "Different directions: losses do not weigh the same against one another"
+    unknown = next((parting.unknown for parting in partings if parting.unknown), "")
+    return f"Different directions {since}: {unknown}" if unknown else ""
+
+
+def _cause_in_data(found: Difference, since: str) -> str:
+    rows = [
+        row for exhibit in found.exhibits for p in exhibit.partings for term in (p.a, p.b)
+        for row in term.rows
+    ]  # fmt: skip
+    if any(is_uneven(row) for row in rows):
+        return f"Different data, randomness, or weights of items, {since}"
+    if any(origin.kind == "random" for origin in found.origins):
+        return f"Different randomness (dropout), or data, {since}"
+    return f"Different data, or randomness, {since}"
 
 
 def _reweighed(found: Difference) -> bool:
@@ -224,7 +318,7 @@ def gradient_sentences(found: Difference) -> list[str]:
     if found.shown is None:
         return _unmatched(found.partners)
     shown = found.shown
-    sentences = list(_relations(shown, _span(found, shown)))
+    sentences = list(_relations(shown, _span(found, shown), _samples(found)))
     if shown is not found.moments[0]:
         first = found.moments[0]
         before = found.moments[found.moments.index(shown) - 1]
@@ -233,19 +327,20 @@ def gradient_sentences(found: Difference) -> list[str]:
             if before is first
             else f"s {_numbers(first)} to {_numbers(before)}"
         )
-        sentences.insert(0, f"{_relation_before(found, shown)} at {_word(first)}{span}")
+        if not _is_as_before(found, shown):
+            sentences.insert(0, f"{_relation_before(found, shown)} at {_word(first)}{span}")
     sentences += _later(found)
     return sentences + _unmatched(found.partners)
 
 
-def _relations(shown: Comparison, span: str) -> Iterator[str]:
+def _relations(shown: Comparison, span: str, samples: int | None) -> Iterator[str]:
     total = len(shown.matches)
     for cluster in shown.clusters:
         members = [shown.matches[n] for n in cluster.members]
         equation = _equation(cluster.factor)
         names = "" if len(members) == total else f" ({_names(members)})"
         count = f"{_of(len(members), total)}{names}"
-        yield f"{equation} for {count}, {span}{_precision(members)}"
+        yield f"{equation} for {count}, {span}{_precision(members)}{_coincidence(cluster, samples)}"
     near = shown.of_kind("near")
     if near:
         off = max(match.relation.off for match in near)
@@ -255,10 +350,13 @@ def _relations(shown: Comparison, span: str) -> Iterator[str]:
         )
     yield from _different(shown, total, span)
     for kind, one, other in (("only-a", "A", "B"), ("only-b", "B", "A")):
-        zero = shown.of_kind(kind)
-        if zero:
-            count = plural(len(zero), "parameter")
-            yield f"zero in {other}, but not in {one}: {count} ({_names(zero)})"
+        found = shown.of_kind(kind)
+        zero = [match for match in found if not all(match.relation.norms)]
+        rounded = [match for match in found if all(match.relation.norms)]
+        for words, those in (("zero", zero), ("nothing but rounding (its sum cancels)", rounded)):
+            if those:
+                count = plural(len(those), "parameter")
+                yield f"{words} in {other}, but not in {one}: {count} ({_names(those)})"
         infinite = shown.of_kind(f"nonfinite-{other.lower()}")
         if infinite:
             count = plural(len(infinite), "parameter")
@@ -274,6 +372,24 @@ def _relations(shown: Comparison, span: str) -> Iterator[str]:
         others = shown.of_kind(kind)
         if others:
             yield f"{words}: {plural(len(others), 'parameter')} ({_names(others)})"
+
+
+def _samples(found: Difference) -> int | None:
+    """How many samples a step has, if it has as many in both."""
+    for exhibit in found.exhibits[:1]:
+        counts = {
+            sum(row.items if row.samples is None else row.samples.count for row in term.rows)
+            for parting in exhibit.partings for term in (parting.a, parting.b)
+        }  # fmt: skip
+        return counts.pop() if len(counts) == 1 else None
+    return None
+
+
+def _coincidence(cluster: Cluster, samples: int | None) -> str:
+    """Said where a factor is the size of the batch, or one over it."""
+    if not samples or samples < 2 or cluster.factor not in (samples, Fraction(1, samples)):
+        return ""
+    return f"; {samples} is the number of samples in a step"
 
 
 def _of(count: int, total: int) -> str:
@@ -394,14 +510,20 @@ def _when(comparison: Comparison) -> str:
 def _span(found: Difference, shown: Comparison) -> str:
     """At step 1; at steps 1 to 4, where they all relate alike."""
     place = found.moments.index(shown)
+    first = found.moments[0] if _is_as_before(found, shown) else shown
     last = shown
     for moment in found.moments[place + 1 :]:
         if not moment.is_like(shown):
             break
         last = moment
-    if last is shown:
+    if last is first:
         return f"at {_when(shown)}"
-    return f"at {_word(shown)}s {_numbers(shown)} to {_numbers(last)}"
+    return f"at {_word(shown)}s {_numbers(first)} to {_numbers(last)}"
+
+
+def _is_as_before(found: Difference, shown: Comparison) -> bool:
+    """Whether gradients relate at a moment as they did at all moments before it."""
+    return all(m.is_like(shown) for m in found.moments[: found.moments.index(shown)])
 
 
 def _absences(comparison: Comparison) -> list[Match]:
@@ -430,7 +552,7 @@ def _step_sentence(updates: Updates) -> str:
     if updates.kind == "unlike":
         one, other = (kind or "no optimizer" for kind in updates.kinds)
         return f"A steps by {one}, B by {other}: no factor compares their steps"
-    parts = [_rate(updates), _decay(updates), _momentum(updates)]
+    parts = [_rate(updates), _decay(updates), _coupled(updates), _momentum(updates)]
     if updates.kind == "adaptive":
         parts.insert(0, _cancelled(updates))
     elif updates.kind == "unknown":
@@ -475,6 +597,21 @@ def _decay(updates: Updates) -> str:
     return f"decay of {number(one)} x weight in A, {number(other)} in B"
 
 
+def _coupled(updates: Updates) -> str:
+    """Decay that is added to a gradient before its size is divided out."""
+    one, other = updates.coupled
+    if not one and not other:
+        return ""
+    if one != other:
+        return (
+            f"L2 decay of {number(one)} x weight, added to the gradient, in A, {number(other)} in B"
+        )
+    told = f"L2 decay of {number(one)} x weight, added to the gradient, in both"
+    if updates.gradient in (None, 1):
+        return told
+    return f"{told}: beside a gradient that is {_times(updates.gradient)}"
+
+
 def _momentum(updates: Updates) -> str:
     one, other = updates.momentum
     if not one and not other:
@@ -493,8 +630,8 @@ def _cancelled(updates: Updates) -> str:
     if updates.gradient == 1:
         return "the same" if updates.is_same else f"{kind} in both"
     return (
-        f"{kind} divides by the size of the gradient: the factor {said(updates.gradient)} cancels, "
-        "but for eps and L2 decay"
+        f"{kind} divides by the size of the gradient: the factor {said(updates.gradient)} cancels"
+        f"{_cancels(updates).removeprefix(f'{kind} cancels')}"
     )
 
 
@@ -506,40 +643,46 @@ def parting_sentences(found: Difference, lines: tuple[Lines, Lines]) -> list[str
     if found.shown is not None and found.shown.is_unmeasured:
         return []
     sentences = [_origin(origin, lines) for origin in found.origins]
-    for exhibit in found.exhibits:
-        sentences += _parted(exhibit, found, lines)
+    told = [list(_parted(exhibit, lines)) for exhibit in found.exhibits]
+    is_shared = all(one == told[0] for one in told)
+    for exhibit, those in zip(found.exhibits, told, strict=True):
+        whose = "" if is_shared else f"{_whose(exhibit)}: "
+        sentences += [f"{whose}{sentence}" for sentence in those]
     return list(dict.fromkeys(sentences))
 
 
 def _origin(origin: Origin, lines: tuple[Lines, Lines]) -> str:
+    return origin.words + _at((origin.source_a, origin.source_b), lines)
+
+
+def _at(sources: tuple[int | None, int | None], lines: tuple[Lines, Lines]) -> str:
     places = [
         f"{lines[side].place(source)} in {name}"
-        for side, name, source in ((0, "A", origin.source_a), (1, "B", origin.source_b))
+        for side, (name, source) in enumerate(zip("AB", sources, strict=True))
         if source is not None
     ]
-    return origin.words + (f"   ({', '.join(places)})" if places else "")
+    return f"   ({', '.join(places)})" if places else ""
 
 
-def _parted(exhibit: Exhibit, found: Difference, lines: tuple[Lines, Lines]) -> Iterator[str]:
-    whose = "" if len(found.exhibits) == 1 else f"{_whose(exhibit)}: "
+def _parted(exhibit: Exhibit, lines: tuple[Lines, Lines]) -> Iterator[str]:
     distinct: dict[object, Parting] = {}
     for parting in exhibit.partings:
         distinct.setdefault(_signature(parting), parting)
     for parting in list(distinct.values())[:MOST_TABLES]:
         of = "" if len(distinct) == 1 else f"{_loss(parting, lines)}: "
         if parting.unknown:
-            yield f"{whose}{of}{parting.unknown}"
+            yield f"{of}{parting.unknown}{_at(parting.unknown_at, lines)}"
         if parting.weighings:
-            yield f"{whose}{of}{_unequal(parting.weighings)}"
+            yield f"{of}{_unequal(parting.weighings)}"
         elif parting.spreads is not None:
             one, other = parting.spreads
-            yield f"{whose}{of}items weigh differently: {one} in A, {other} in B"
+            yield f"{of}items weigh differently: {one} in A, {other} in B"
         elif parting.first is not None:
-            yield f"{whose}{of}first {_stage(parting.first, lines)}"
+            yield f"{of}first {_stage(parting.first, lines)}"
             yield from _balance(exhibit, parting)
     counts = [len(verdict.terms) for verdict in exhibit.verdicts]
     if counts[0] != counts[1]:
-        yield f"{whose}losses that are added: {counts[0]} in A, {counts[1]} in B"
+        yield f"losses that are added: {counts[0]} in A, {counts[1]} in B"
 
 
 def _loss(parting: Parting, lines: tuple[Lines, Lines]) -> str:
@@ -572,7 +715,7 @@ def _place(cell: Cell, lines: Lines) -> str:
     if cell.between is not None:
         ends = [lines.place(source) for source in cell.between if source is not None]
         return f"between {' and '.join(ends)}" if len(ends) == 2 else ""
-    return lines.place(cell.source)
+    return ", ".join(map(lines.place, (cell.source, *cell.others)))
 
 
 def _balance(exhibit: Exhibit, parting: Parting) -> Iterator[str]:
@@ -675,33 +818,40 @@ def _outcome(exhibit: Exhibit, parting: Parting) -> Iterator[tuple[str, ...]]:
         whole = f"x {said(b.total / a.total)}" if is_factor else ""
         yield ("= all items weigh", said(a.total), "", said(b.total), "", whole)
         return
-    if a.unit_weight is None or b.unit_weight is None:
+    unit, one, other = _unit(a, b)
+    if one is None or other is None:
         return
-    one, other = a.unit.partition(" ")[0], b.unit.partition(" ")[0]
-    ratio = b.unit_weight / a.unit_weight if one == other and a.unit_weight else None
-    unit = one if one == other else "unit"
+    ratio = other / one if unit != "unit" and one else None
     yield (
-        f"= one {unit} weighs", said(a.unit_weight), "", said(b.unit_weight), "",
+        f"= one {unit} weighs", said(one), "", said(other), "",
         "?" if ratio is None else f"x {said(ratio)}",
     )  # fmt: skip
-    moves = [_moved(exhibit, term, which) for term, which in ((a, 0), (b, 1))]
+    moves = [_moved(exhibit, weight, which) for weight, which in ((one, 0), (other, 1))]
     if moves[0] is not None and moves[1] is not None:
-        same = one == other and moves[0][1]
+        same = unit != "unit" and moves[0][1]
         quotient = "?" if not same else f"x {number(moves[1][1] / moves[0][1])}"
         yield (f"x lr: one {unit} moves", moves[0][0], "", moves[1][0], "", quotient)
 
 
-def _moved(exhibit: Exhibit, term: TermVerdict, which: int) -> tuple[str, float] | None:
+def _unit(a: TermVerdict, b: TermVerdict) -> tuple[str, Exact | None, Exact | None]:
+    """What weighs so much in both; the mean of a sample's elements is no sum of them."""
+    (one, _, of), (other, _, of_other) = (term.unit.partition(" ") for term in (a, b))
+    if one == other == "sample" and of.split()[:2] != of_other.split()[:2]:
+        return "element", a.rows[0].weight, b.rows[0].weight
+    return one if one == other else "unit", a.unit_weight, b.unit_weight
+
+
+def _moved(exhibit: Exhibit, weight: Exact, which: int) -> tuple[str, float] | None:
     match = exhibit.match
     step = (match.a, match.b)[which].step
     buffer = (match.pair.a, match.pair.b)[which]
     groups = step.groups if step is not None and step.kind in LINEAR else ()
     group = next((g for g in groups if buffer in g.get("buffers", ())), {})
     lr = group.get("lr")
-    if not isinstance(lr, int | float) or term.unit_weight is None:
+    if not isinstance(lr, int | float):
         return None
-    moved = lr * float(term.unit_weight)
-    return f"{number(lr)} x {said(term.unit_weight)} = {number(moved)}", moved
+    moved = lr * float(weight)
+    return f"{number(lr)} x {said(weight)} = {number(moved)}", moved
 
 
 def _lrs(exhibit: Exhibit) -> float | None:

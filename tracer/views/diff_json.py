@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from tracer.analysis.diff.difference import Difference, Exhibit
-from tracer.analysis.diff.origins import Origin
+from tracer.analysis.diff.origin import Origin
 from tracer.analysis.diff.partners import Partners
 from tracer.analysis.diff.relation import Cosine
 from tracer.analysis.diff.sides import Side

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tracer.analysis.diff.origins import Origin, origins_of
+from tracer.analysis.diff.origin import Origin
+from tracer.analysis.diff.origins import origins_of
 from tracer.analysis.diff.partners import Partners, partners
 from tracer.analysis.diff.setup import Setting, settings_of
 from tracer.analysis.diff.sides import Side
@@ -68,6 +69,11 @@ class Difference:
         )
 
     @property
+    def is_of_two_steps(self) -> bool:
+        """Whether both sides are the same run, at two of its steps."""
+        return self.a.trace.path == self.b.trace.path and self.a.step != self.b.step
+
+    @property
     def parted_at(self) -> Comparison | None:
         """The first moment that is not like the one before it."""
         return _parted(self.moments)
@@ -102,8 +108,9 @@ def compare(a: Side, b: Side, parameter: str | None = None) -> Difference:
     origins: list[Origin] = []
     if shown is not None and not shown.is_proportional and exhibits:
         begin = exhibits[0].partings
-        is_first = shown is moments[0]
-        origins = origins_of(a, b, shown, found.pairs, begin, is_first=is_first)
+        one, other = exhibits[0].verdicts
+        terms = (len(one.terms), len(other.terms))
+        origins = origins_of(a, b, shown, found.pairs, begin, terms)
     stands = exhibits[0].match if exhibits else None
     settings = settings_of(a, b, stands, updates)
     return Difference(

@@ -6,13 +6,19 @@ that begin with other weights differ in everything else, and that is then no new
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from tracer.analysis.callfacts import CallFacts, Tensor
+from tracer.analysis.diff.forwards import (
+    functions,
+    graphs,
+    is_alike,
+    named,
+    normalisations,
+    place_of,
+)
+from tracer.analysis.diff.origin import Origin
 from tracer.analysis.diff.partners import Partnership
 from tracer.analysis.diff.relation import Relation, related
 from tracer.analysis.diff.sides import Moment, Side
@@ -21,28 +27,15 @@ from tracer.analysis.diff.timeline import Comparison
 from tracer.analysis.exact import is_same, product, rounding
 from tracer.analysis.ledger import Books, Row
 from tracer.analysis.verdicts import TermVerdict
-from tracer.events import Call
+from tracer.events import Call, Measurement
 from tracer.semantics.effects import Exact
 
-__all__ = ["Origin", "losses_of", "origins_of"]
+__all__ = ["losses_of", "origins_of"]
 
 MOST_NODES = 30_000
-MOST_PLACES = 4
+EXPLAINING = ("nonfinite", "weights", "graph", "function", "normalisation", "loss")
+"""Origins after which a node that parts the gradients is no news."""
 DROPPING = ("NativeDropout", "FusedDropout")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A place or a fact where the two runs are not the same, or, of kind "data", surely are.
-
-    `kind` is "weights", "graph", "option", "items" (not as many), "loss", "data", "node" or
-    "random". The lines are those of A and of B.
-    """
-
-    kind: str
-    words: str
-    source_a: int | None = None
-    source_b: int | None = None
 
 
 def origins_of(
@@ -51,25 +44,74 @@ def origins_of(
     comparison: Comparison,
     pairs: Sequence[Partnership],
     partings: Sequence[Parting],
-    *,
-    is_first: bool,
+    terms: tuple[int, int],
 ) -> list[Origin]:
-    """What is known of where the gradients of one moment part."""
+    """What is known of where gradients of one moment part; `terms` is how many losses add up."""
     found = list(_weights(a, b, pairs))
     differing = comparison.compared
-    if not differing or (comparison.is_proportional_where_both and not found):
+    if not differing:
         return []
     match = differing[0]
     calls = (a.calls(match.a), b.calls(match.b))
     if not all(calls):
         return found
     first = (a.books.archive.call(calls[0][0].order), b.books.archive.call(calls[1][0].order))
-    found += _graphs(a, b, *first)
-    found += _losses(a, b, (match.a, match.b), partings)
-    is_explained = any(origin.kind in ("weights", "graph", "loss") for origin in found)
-    if len(calls[0]) == len(calls[1]) and not is_explained:
+    if comparison.is_proportional_where_both and not found:
+        return list(graphs(a, b, *first)) if comparison.is_cut else []
+    found = [*_nonfinite(a, b, comparison, calls), *found, *graphs(a, b, *first)]
+    if not any(origin.kind == "graph" for origin in found):
+        found += functions(*first, terms)
+    found += normalisations(*first)
+    if not comparison.of_kind("nonfinite-a", "nonfinite-b"):
+        found += _losses(a, b, (match.a, match.b), partings)
+    if len(calls[0]) == len(calls[1]) and not any(o.kind in EXPLAINING for o in found):
         found += islice(_nodes(a, b, *calls), 1)
     return found + list(_randomness(*first))
+
+
+# What is not finite.
+
+
+def _nonfinite(
+    a: Side, b: Side, comparison: Comparison, calls: tuple[Sequence[Call], Sequence[Call]]
+) -> Iterator[Origin]:
+    for which, side, those in (("a", a, calls[0]), ("b", b, calls[1])):
+        if comparison.of_kind(f"nonfinite-{which}"):
+            for number, call in enumerate(those, start=1):
+                found = _burst(side, call, number, which.upper()) if _is_bad(side, call) else None
+                if found is not None:
+                    words, source = found
+                    yield Origin("nonfinite", words, *_one_sided(source, which))
+                    break
+
+
+def _is_bad(side: Side, call: Call) -> bool:
+    return side.trace.nonfinite(call)
+
+
+def _one_sided(source: int | None, which: str) -> tuple[int | None, int | None]:
+    return (source, None) if which == "a" else (None, source)
+
+
+def _burst(side: Side, call: Call, number: int, which: str) -> tuple[str, int | None] | None:
+    """Whether the loss was not finite already, or else the first node that sends what is not."""
+    facts = side.books.archive.call(call.order)
+    for root in facts.layout.roots:
+        value = facts.tensor(root.form, root.value).measured if root.value is not None else None
+        if value is not None and value.nonfinite:
+            words = f"the loss of backward call {number} is not finite in {which}"
+            return words, facts.node(root.node).source or call.source
+    for index in facts.order:
+        came = [t.measured for t in facts.received.get(index, {}).values()]
+        left = [sent.tensor.measured for sent in facts.leaving.get(index, ())]
+        if any(_is_infinite(m) for m in left) and not any(_is_infinite(m) for m in came):
+            words = f"{named(facts, index)} sends what is not finite, in backward call {number}"
+            return f"{words} of {which}", facts.node(index).source
+    return None
+
+
+def _is_infinite(measured: Measurement | None) -> bool:
+    return measured is not None and measured.nonfinite > 0
 
 
 # The weights that the runs began with.
@@ -87,74 +129,6 @@ def _weights(a: Side, b: Side, pairs: Sequence[Partnership]) -> Iterator[Origin]
     if differ:
         words = f"the weights differ from the start: {len(differ)} of {len(values)} parameters"
         yield Origin("weights", f"{words}, the first is {differ[0].name_a}")
-
-
-# The graphs of the first call: nodes that only one has, attributes that differ.
-
-
-def _graphs(a: Side, b: Side, one: CallFacts, other: CallFacts) -> Iterator[Origin]:
-    left, right = _census(a, one), _census(b, other)
-    only = [*_extra("A", left - right, a, one), *_extra("B", right - left, b, other)]
-    yield from only[:MOST_PLACES]
-    if len(only) > MOST_PLACES:
-        more = len(only) - MOST_PLACES
-        yield Origin("graph", f"and {more} more modules in which their graphs differ")
-    if not only:
-        yield from islice(_options(a, one, other), MOST_PLACES)
-
-
-def _extra(
-    which: str, extra: Counter[tuple[str, str]], side: Side, facts: CallFacts
-) -> Iterator[Origin]:
-    """Module by module, the nodes that the other graph has not, or not as many of."""
-    places: dict[str, list[str]] = {}
-    for (name, place), count in extra.items():
-        places.setdefault(place, []).append(f"{count} x {name}" if count > 1 else name)
-    for place, names in places.items():
-        index = next(i for i in facts.order if _kind(side, facts, i)[1] == place)
-        source = facts.node(index).source
-        words = f"only {which} has in {place}: {', '.join(sorted(names)[:4])}"
-        yield Origin("graph", words, *((source, None) if which == "A" else (None, source)))
-
-
-def _census(side: Side, facts: CallFacts) -> Counter[tuple[str, str]]:
-    """The nodes inside modules; of those around them the ledgers tell."""
-    return Counter(
-        _kind(side, facts, index) for index in facts.order if facts.node(index).module is not None
-    )
-
-
-def _kind(side: Side, facts: CallFacts, index: int) -> tuple[str, str]:
-    node = facts.node(index)
-    place = side.names.place(node.module)
-    name = node.custom.rpartition(".")[2] or node.name
-    return (name, (place.path or place.kind) if place is not None else "")
-
-
-def _options(a: Side, one: CallFacts, other: CallFacts) -> Iterator[Origin]:
-    """Saved attributes that differ on nodes that correspond; sizes follow from the batch."""
-    if not _is_alike(one, other):
-        return
-    for index in one.order:
-        left, right = one.saved(index), other.saved(index)
-        for name in left.keys() & right.keys():
-            if left[name] != right[name] and _is_option(name, left[name]):
-                node = one.node(index)
-                values = f"{left[name]} in A and {right[name]} in B"
-                words = f"{node.called or node.name}: {name} is {values}"
-                yield Origin("option", words, node.source, other.node(index).source)
-
-
-def _is_option(name: str, value: Any) -> bool:
-    return isinstance(value, bool | float | str) and "size" not in name and name != "total_weight"
-
-
-def _is_alike(one: CallFacts, other: CallFacts) -> bool:
-    """Whether two graphs have the same nodes in the same places."""
-    left, right = one.structure, other.structure
-    return left.edges == right.edges and [n.name for n in left.nodes] == [
-        n.name for n in right.nodes
-    ]
 
 
 # What the losses say of the data.
@@ -257,7 +231,7 @@ def _first_values(a: Side, b: Side, moments: tuple[Moment, Moment]) -> Iterator[
 def _nodes(a: Side, b: Side, left: Sequence[Call], right: Sequence[Call]) -> Iterator[Origin]:
     for number, (one, other) in enumerate(zip(left, right, strict=True), start=1):
         facts = (a.books.archive.call(one.order), b.books.archive.call(other.order))
-        if _is_alike(*facts) and len(facts[0].structure.nodes) <= MOST_NODES:
+        if is_alike(*facts) and len(facts[0].structure.nodes) <= MOST_NODES:
             yield from _parting_nodes(a, *facts, number)
 
 
@@ -273,7 +247,7 @@ def _parting_nodes(a: Side, one: CallFacts, other: CallFacts, number: int) -> It
                 continue
             relation = _between(sent.tensor, twin.tensor)
             if _is_off(relation, factor):
-                yield Origin("node", _told(a, one, index, number, relation),
+                yield Origin("node", _told(a, one, index, number),
                              one.node(index).source, other.node(index).source)  # fmt: skip
                 return
 
@@ -300,14 +274,12 @@ def _is_off(relation: Relation, factor: Exact) -> bool:
     return relation.kind in ("different", "only-a", "only-b")
 
 
-def _told(a: Side, facts: CallFacts, index: int, number: int, relation: Relation) -> str:
-    name, place = _kind(a, facts, index)
-    node = facts.node(index)
-    called = f" ({node.called})" if node.called else ""
+def _told(a: Side, facts: CallFacts, index: int, number: int) -> str:
+    place = place_of(a, facts, index)
     where = f" in {place}" if place else ""
     return (
-        f"in backward call {number} both reach {name}{called}{where} with the same gradient and "
-        "leave it with another"
+        f"in backward call {number} both reach {named(facts, index)}{where} with the same gradient "
+        "and leave it with another"
     )
 
 
@@ -324,6 +296,6 @@ def _drops(facts: CallFacts, index: int) -> bool:
     module = facts.trace.modules.get(node.module) if node.module is not None else None
     return (
         node.name.startswith(DROPPING)
-        or node.called.endswith(("dropout", "dropout_"))
+        or "dropout" in node.called
         or (module is not None and "Dropout" in module.kind)
     )

@@ -36,6 +36,9 @@ NEAR = 1e-2
 HOPELESS = 0.3
 """A gradient whose own rounding is this part of its norm cannot be compared."""
 
+LARGER = 10
+"""A gradient that is so many times what rounding is on the other side is no rounding."""
+
 SEARCH = 60
 
 INCOMPARABLE = ("zero", "rounding", "absent", "nonfinite", "unknown")
@@ -59,7 +62,7 @@ class Relation:
     - "multiple": B = `factor` x A, as near as their precision allows
     - "near": the same but for `off`, a small part of the norm, and that is more than rounding
     - "different": neither; `cosine` says how different
-    - "zero": both are zero; "only-a", "only-b": the other one is zero
+    - "zero": both are zero; "only-a", "only-b": the other one is zero, or nothing but rounding
     - "rounding": both are nothing but rounding errors around zero
     - "absent": neither has a gradient; "absent-a", "absent-b": that one has none
     - "nonfinite": NaN or infinite in both; "nonfinite-a", "nonfinite-b": in that one only
@@ -104,10 +107,20 @@ def related(
         zeros = (is_zero(a), is_zero(b))
         kind = {(True, True): "zero", (True, False): "only-b", (False, True): "only-a"}[zeros]
         return Relation(kind, norms=norms)
-    own = max(noise[0] / a.norm, noise[1] / b.norm)
-    if min(noise[0] / a.norm, noise[1] / b.norm) > HOPELESS:
+    own = (noise[0] / a.norm, noise[1] / b.norm)
+    if min(own) > HOPELESS:
         return Relation("rounding", norms=norms)
-    return _compared(a, b, tolerance + own)
+    if max(own) > HOPELESS:
+        return Relation(_alone(own, norms), norms=norms)
+    return _compared(a, b, tolerance + max(own))
+
+
+def _alone(own: tuple[float, float], norms: tuple[float, float]) -> str:
+    """Where one is nothing but rounding: the other is a gradient if it is far larger."""
+    rounded, other = (0, 1) if own[0] > own[1] else (1, 0)
+    if norms[other] < LARGER * norms[rounded]:
+        return "rounding"
+    return "only-b" if rounded == 0 else "only-a"
 
 
 def _compared(a: Measurement, b: Measurement, tolerance: float) -> Relation:

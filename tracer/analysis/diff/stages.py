@@ -21,6 +21,7 @@ from tracer.semantics.effects import Exact
 __all__ = ["Cell", "Parting", "Stage", "Weighing", "is_uneven", "partings"]
 
 ONE = Fraction(1)
+MOST_FACTORS = 4
 KINDS = ("hook", "measured", "paths", "unscale", "clip_grad_norm", "clip_grad_value", "edit")
 """What happens to a gradient behind its loss, in the order in which it usually does."""
 
@@ -29,13 +30,15 @@ KINDS = ("hook", "measured", "paths", "unscale", "clip_grad_norm", "clip_grad_va
 class Cell:
     """What a stage is on one side: in words, its factor there, and the line.
 
-    `between` has the two lines that a change nobody announced lies between.
+    `between` has the two lines that a change nobody announced lies between, `others` further lines
+    that have a part in it.
     """
 
     words: str
     factor: Exact | None = ONE
     source: int | None = None
     between: tuple[int | None, int | None] | None = None
+    others: tuple[int, ...] = ()
 
     @property
     def is_there(self) -> bool:
@@ -84,6 +87,7 @@ class Parting:
     `ratio` is the product of all stages: what the ledgers say that B is of A. `weighings` are there
     where the items of a run do not weigh the same. `unknown` says why no ratio is known. `spreads`
     says what items weigh in A and in B where those of one reduction differ, not alike in both.
+    `unknown_at` has the line that `unknown` speaks of, in A or in B.
     """
 
     stages: tuple[Stage, ...]
@@ -93,6 +97,7 @@ class Parting:
     weighings: tuple[Weighing, ...] = ()
     unknown: str = ""
     spreads: tuple[str, str] | None = None
+    unknown_at: tuple[int | None, int | None] = (None, None)
 
     @property
     def is_unequal(self) -> bool:
@@ -152,7 +157,9 @@ def _parting(a: TermVerdict, b: TermVerdict, ledgers: tuple[Ledger, Ledger]) -> 
     unknown = a.unknown or b.unknown
     if unknown:
         side = "A" if a.unknown else "B"
-        return Parting((), a, b, None, (), f"the weights in {side} are not known: {unknown}")
+        words = f"the weights in {side} are not known ({unknown})"
+        at = (_unknown_at(a), None) if a.unknown else (None, _unknown_at(b))
+        return Parting((), a, b, None, (), words, unknown_at=at)
     weighings = tuple(_weighings(a.rows, b.rows))
     left, right = _Term(a.rows, ledgers[0]), _Term(b.rows, ledgers[1])
     both_mean = left.is_mean and right.is_mean
@@ -167,6 +174,12 @@ def _parting(a: TermVerdict, b: TermVerdict, ledgers: tuple[Ledger, Ledger]) -> 
     shown = tuple(stage for stage in stages if stage.a.is_there or stage.b.is_there)
     ratio = product(stage.ratio for stage in shown)
     return Parting(shown, a, b, None if weighings else ratio, weighings)
+
+
+def _unknown_at(term: TermVerdict) -> int | None:
+    """The line of what is no factor, if that is the reason."""
+    factors = [f for row in term.rows for f in (*row.loss, *row.after) if f.value is None]
+    return factors[0].source if factors else None
 
 
 def _without_factors(parting: Parting) -> Parting:
@@ -306,8 +319,12 @@ class _Term:
         value = product(f.value for f in factors)
         if not factors or value == 1:
             return NOTHING
-        loud = [f for f in factors if f.value != 1]
-        return Cell(f"x {said(value)}", value, loud[0].source if loud else None)
+        loud = [f for f in reversed(factors) if f.value != 1]
+        lines = list(dict.fromkeys(f.source for f in loud if f.source is not None))
+        words = f"x {said(value)}"
+        if len(lines) > 1 and len(loud) <= MOST_FACTORS:
+            words = f"{' '.join(f'x {said(f.value)}' for f in loud)} = {said(value)}"
+        return Cell(words, value, lines[0] if lines else None, others=tuple(lines[1:MOST_FACTORS]))
 
     def replicas(self, both_mean: bool) -> Cell:
         count = self._ledger.replicas
@@ -391,7 +408,8 @@ def _scales(row: Row) -> list[Exact | None]:
 
 def _told(factor: Factor) -> str:
     value = "no factor" if factor.value is None else f"x {said(factor.value)}"
-    return f"{value} {factor.words}".strip()
+    by = "by " if factor.kind == "hook" and factor.words[:1].isdigit() else ""
+    return f"{value} {by}{factor.words}".strip()
 
 
 def _size(row: Row) -> Exact:

@@ -78,6 +78,11 @@ class Comparison:
         return kinds <= {"multiple"} and len(self.clusters) < 2
 
     @property
+    def is_cut(self) -> bool:
+        """Whether a parameter that one run trains is not reached in the other, or not held."""
+        return bool(self.of_kind("absent-a", "absent-b"))
+
+    @property
     def is_same(self) -> bool:
         """Of what was measured; where nothing was, nothing is known to be the same."""
         is_measured = bool(self.compared) or not self.of_kind("unknown")

@@ -27,7 +27,8 @@ class Updates:
     over that of A, gradient and learning rate together), "adaptive" (a constant factor cancels but
     for eps and coupled decay: `ratio` is that of the learning rates), "unlike" (two kinds of
     optimizer) or "unknown". `decay` is lr x weight decay of A and of B where it acts on the
-    weights. `options` are those that differ, with their two values.
+    weights, `coupled` the weight decay of adaptive optimizers that add it to the gradient.
+    `options` are those that differ, with their two values. `has_eps`: a factor cancels but for it.
     """
 
     kind: str
@@ -38,6 +39,8 @@ class Updates:
     decay: tuple[float, float] = (0.0, 0.0)
     momentum: tuple[float, float] = (0.0, 0.0)
     options: tuple[tuple[str, Any, Any], ...] = ()
+    coupled: tuple[float, float] = (0.0, 0.0)
+    has_eps: bool = False
 
     @property
     def is_same(self) -> bool:
@@ -45,14 +48,22 @@ class Updates:
         is_one_optimizer = self.kinds[0] == self.kinds[1] and not self.options
         if self.kind == "none" or (is_one_optimizer and self.gradient == 1):
             return True
-        same = is_same(self.ratio, tidy(1.0)) and is_near(*self.decay) and is_near(*self.momentum)
-        left = {name for name, _, _ in self.options} - {
-            "lr",
-            "weight_decay",
-            "maximize",
-            "momentum",
-        }
-        return same and self.kind in ("linear", "adaptive") and not left
+        return self.kind in ("linear", "adaptive") and not self.differs
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """What makes other steps of the gradients: options, and what options come to."""
+        found = []
+        if not is_same(self.ratio, tidy(1.0)):
+            found.append("lr" if self.gradient == 1 or self.kind == "adaptive" else "gradient x lr")
+        if not is_near(*self.decay) or not is_near(*self.coupled):
+            found.append("weight decay")
+        elif any(self.coupled) and self.gradient != 1:
+            found.append("what L2 decay weighs beside the gradient")
+        if not is_near(*self.momentum):
+            found.append("momentum")
+        left = {name for name, _, _ in self.options} - COUNTED
+        return (*found, *sorted(left))
 
 
 @dataclass(frozen=True)
@@ -94,15 +105,18 @@ def _updates(a: Side, b: Side, match: Match, gradient: Exact | None) -> Updates:
     left, right = a.options(match.pair.a, match.a), b.options(match.pair.b, match.b)
     lr = (_number(left, "lr"), _number(right, "lr"))
     rates = None if lr[0] is None or lr[1] is None or not lr[0] else tidy(lr[1] / lr[0], DOUBLE)
-    kind = _kind(one.kind, other.kind, a.optimizer(match.pair.a, match.a))
+    optimizers = (a.optimizer(match.pair.a, match.a), b.optimizer(match.pair.b, match.b))
+    kind = _kind(one.kind, other.kind, optimizers[0])
     ratio = rates if kind == "adaptive" else None
     if kind == "linear" and rates is not None and gradient is not None:
         sign = -1 if bool(left.get("maximize")) != bool(right.get("maximize")) else 1
         ratio = rates * gradient * sign
     return Updates(
-        kind, (one.kind, other.kind), ratio, gradient, lr, (_decay(left), _decay(right)),
+        kind, (one.kind, other.kind), ratio, gradient, lr,
+        (_decay(left, optimizers[0]), _decay(right, optimizers[1])),
         (_number(left, "momentum") or 0.0, _number(right, "momentum") or 0.0),
-        _differing(left, right),
+        _differing(left, right), (_coupled(optimizers[0]), _coupled(optimizers[1])),
+        bool(_number(left, "eps")),
     )  # fmt: skip
 
 
@@ -117,8 +131,14 @@ def _number(options: Mapping[str, Any], name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _decay(options: Mapping[str, Any]) -> float:
+def _coupled(optimizer: Optimizer | None) -> float:
+    return optimizer.l2_decay if optimizer is not None and optimizer.is_adaptive else 0.0
+
+
+def _decay(options: Mapping[str, Any], optimizer: Optimizer | None) -> float:
     """How much of a weight one step takes away, where decay acts on the weight itself."""
+    if _coupled(optimizer):
+        return 0.0
     return (_number(options, "weight_decay") or 0.0) * (_number(options, "lr") or 0.0)
 
 
