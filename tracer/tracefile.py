@@ -17,13 +17,15 @@ import sqlite3
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate, starmap
 from pathlib import Path
+from sys import intern
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, overload
 
 from tracer.errors import TraceUnreadable, TraceUnwritable
 from tracer.events import (
@@ -169,6 +171,11 @@ CREATE TABLE uses (ord INTEGER PRIMARY KEY, step INTEGER NOT NULL, wrapper INTEG
                    synchronises INTEGER NOT NULL, divisor REAL, source INTEGER,
                    started REAL NOT NULL);
 """
+
+T = TypeVar("T")
+
+NUMBERS = struct.Struct(f"<{ROW_WIDTH}f")
+"""The measurements of one tensor."""
 
 Fact = Source | Module | Buffer | Form | Structure | Layout | Group | Wrapper | Event
 
@@ -623,6 +630,15 @@ class Trace:
     def _one(self, query: str, *parameters: object) -> Any:
         return next(self._rows(query, *parameters), (None,))[0]
 
+    def _made(self, make: Callable[..., T], query: str, *parameters: object) -> tuple[T, ...]:
+        """What is made of each row: of a million, half the time that one by one takes."""
+        try:
+            return tuple(starmap(make, self._db.execute(query, parameters)))
+        except sqlite3.ProgrammingError:
+            raise
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
     def _json(self, text: str) -> Any:
         try:
             return json.loads(text)
@@ -697,67 +713,74 @@ class Trace:
 
     @lru_cache(maxsize=64)  # noqa: B019 - a Trace lives as long as its readings
     def structure(self, id: int) -> Structure:
-        nodes = self._rows(
+        nodes = self._made(
+            _node,
             "SELECT node, name, source, module, called, custom, buffer FROM nodes "
             "WHERE structure = ? ORDER BY node", id,
         )  # fmt: skip
-        edges = self._rows(
+        edges = self._made(
+            Edge,
             "SELECT sender, output, receiver, input FROM edges WHERE structure = ? ORDER BY edge",
             id,
         )
-        return Structure(id, tuple(Node(*row) for row in nodes), tuple(Edge(*row) for row in edges))
+        return Structure(id, nodes, edges)
 
     @lru_cache(maxsize=64)  # noqa: B019
     def layout(self, id: int) -> Layout:
-        states = self._rows(
-            "SELECT node, saved, numbers, first, hooks_before, hooks_after, hooks_buffer, ran "
-            "FROM states WHERE layout = ? ORDER BY node", id,
-        )  # fmt: skip
+        same: dict[tuple[int, bool, bool], tuple[int, bool, bool]] = {}
+
+        def row(elements: int, is_complex: int, is_double: int) -> tuple[int, bool, bool]:
+            found = (elements, bool(is_complex), bool(is_double))
+            return same.setdefault(found, found)
+
         return Layout(
             id,
             self._one("SELECT structure FROM layouts WHERE id = ?", id),
-            tuple(
-                (elements, bool(is_complex), bool(is_double))
-                for elements, is_complex, is_double in self._rows(
-                    "SELECT elements, is_complex, is_double FROM layout_rows WHERE layout = ? "
-                    "ORDER BY row", id,
-                )
+            self._facts(row, "layout_rows", "elements, is_complex, is_double", id, order="row"),
+            self._states(id),
+            self._facts(Contribution, "contributions", "edge, form, row", id),
+            self._facts(Receipt, "receipts", "node, input, form, row", id),
+            self._facts(
+                Root, "roots", "node, input, name, form, gradient, value", id, order="position"
             ),
-            tuple(
-                NodeState(
-                    node, self._json(saved), tuple(self._json(numbers)), first,
-                    (before, after, buffer), bool(ran),
-                )
-                for node, saved, numbers, first, before, after, buffer, ran in states
-            ),
-            tuple(Contribution(*r) for r in self._facts("contributions", "edge, form, row", id)),
-            tuple(Receipt(*r) for r in self._facts("receipts", "node, input, form, row", id)),
-            tuple(
-                Root(*r)
-                for r in self._facts("roots", "node, input, name, form, gradient, value", id,
-                                     order="position")
-            ),
-            tuple(
-                Capture(*r)
-                for r in self._facts("captures", "position, node, input, form, row", id)
-            ),
-            tuple(Reading(*r) for r in self._facts("readings", "buffer, moment, form, row", id)),
-            tuple(
-                Piece(*r[:-1], *map(bool, r[-1:]))
-                for r in self._facts(
-                    "pieces",
-                    "moment, tensor, at, elements, form, row, content, buffer, start, run, stride, "
-                    "found, peer, tracked",
-                    id, order="piece",
-                )
+            self._facts(Capture, "captures", "position, node, input, form, row", id),
+            self._facts(Reading, "readings", "buffer, moment, form, row", id),
+            self._facts(
+                _piece, "pieces",
+                "moment, tensor, at, elements, form, row, content, buffer, start, run, stride, "
+                "found, peer, tracked",
+                id, order="piece",
             ),
         )  # fmt: skip
 
+    def _states(self, layout: int) -> tuple[NodeState, ...]:
+        """Nodes that say the same share the very dict, and the tuples, that say it."""
+        saved: dict[str, dict[str, Any]] = {}
+        numbers: dict[str, tuple[str, ...]] = {}
+        hooks: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+
+        def state(
+            node: int, said: str, names: str, first: int, before: int, after: int, buffer: int,
+            ran: int,
+        ) -> NodeState:  # fmt: skip
+            if said not in saved:
+                saved[said] = self._json(said)
+            if names not in numbers:
+                numbers[names] = tuple(self._json(names))
+            counts = (before, after, buffer)
+            return NodeState(
+                node, saved[said], numbers[names], first, hooks.setdefault(counts, counts),
+                bool(ran),
+            )  # fmt: skip
+
+        columns = "node, saved, numbers, first, hooks_before, hooks_after, hooks_buffer, ran"
+        return self._facts(state, "states", columns, layout, order="node")
+
     def _facts(
-        self, table: str, columns: str, layout: int, order: str = ""
-    ) -> Iterator[tuple[Any, ...]]:
+        self, make: Callable[..., T], table: str, columns: str, layout: int, order: str = ""
+    ) -> tuple[T, ...]:
         sorting = f" ORDER BY {order}" if order else ""
-        return self._rows(f"SELECT {columns} FROM {table} WHERE layout = ?{sorting}", layout)
+        return self._made(make, f"SELECT {columns} FROM {table} WHERE layout = ?{sorting}", layout)
 
     @cached_property
     def calls(self) -> list[Call]:
@@ -849,47 +872,96 @@ class Trace:
 
     def measurements(self, event: Call | Step | Edit | Exchange) -> list[Measurement]:
         """Every measured row of a call, step, edit or exchange, in the order of its layout."""
+        return list(self.measured(event))
+
+    def measured(self, event: Call | Step | Edit | Exchange) -> Sequence[Measurement]:
+        """The same, each worked out when it is asked for."""
         table = MEASURED[type(event)]
         blobs = next(
             self._rows(f"SELECT measurements, vals FROM {table} WHERE ord = ?", event.order), None
         )
         if blobs is None:
-            return []
+            return ()
         rows = self.layout(event.layout).rows
-        numbers = _numbers("f", cast(bytes, blobs[0]))
-        if len(numbers) != ROW_WIDTH * len(rows):
+        count = len(blobs[0]) // 4
+        if count != ROW_WIDTH * len(rows):
             raise self._damaged(
-                f"event {event.order} has {len(numbers)} numbers for {len(rows)} measurements"
+                f"event {event.order} has {count} numbers for {len(rows)} measurements"
             )
-        return list(_measured(rows, numbers, blobs[1]))
+        return Measured(rows, blobs[0], blobs[1])
 
 
-def _measured(
-    rows: tuple[tuple[int, bool, bool], ...], numbers: array[float], values: bytes
-) -> Iterator[Measurement]:
-    place = 0
-    for number, (elements, is_complex, is_double) in enumerate(rows):
-        real, imaginary, norm, largest, nonfinite, *fingerprint = numbers[
-            number * ROW_WIDTH : (number + 1) * ROW_WIDTH
-        ]
-        small: tuple[float | complex, ...] | None = None
-        if elements <= SMALL:
-            count = elements * (2 if is_complex else 1)
-            end = place + count * (8 if is_double else 4)
-            parts = _numbers("d" if is_double else "f", values[place:end])
-            small = (
-                tuple(complex(parts[i], parts[i + 1]) for i in range(0, len(parts) - 1, 2))
-                if is_complex
-                else tuple(parts)
-            )
-            place = end
-        yield Measurement(
-            elements=elements,
-            sum=complex(real, imaginary) if is_complex else real,
-            norm=norm,
-            largest=largest,
-            nonfinite=int(nonfinite),
-            # Not a number where it was not taken: see `Measurement`.
-            fingerprint=() if math.isnan(fingerprint[0]) and not nonfinite else tuple(fingerprint),
-            values=small,
+def _node(
+    index: int, name: str, source: int | None, module: int | None, called: str, custom: str,
+    buffer: int | None,
+) -> Node:  # fmt: skip
+    return Node(index, intern(name), source, module, intern(called), intern(custom), buffer)
+
+
+def _piece(*row: Any) -> Piece:
+    return Piece(*row[:-1], *map(bool, row[-1:]))
+
+
+class Measured(Sequence[Measurement]):
+    """The measurements of one event as they lie in the file; each is decoded once, when needed."""
+
+    def __init__(
+        self, rows: tuple[tuple[int, bool, bool], ...], numbers: bytes, values: bytes
+    ) -> None:
+        self._rows = rows
+        self._numbers = numbers
+        self._values = values
+        self._known: list[Measurement | None] = [None] * len(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, row: int) -> Measurement: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Measurement]: ...
+    def __getitem__(self, row: int | slice) -> Measurement | list[Measurement]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(len(self))[row]]
+        found = self._known[row]
+        if found is None:
+            found = self._known[row] = self._decoded(row % len(self._rows))
+        return found
+
+    def _decoded(self, row: int) -> Measurement:
+        elements, is_complex, _ = self._rows[row]
+        real, imaginary, norm, largest, nonfinite, *fingerprint = NUMBERS.unpack_from(
+            self._numbers, row * NUMBERS.size
         )
+        return Measurement(
+            elements,
+            complex(real, imaginary) if is_complex else real,
+            norm,
+            largest,
+            int(nonfinite),
+            # Not a number where it was not taken: see `Measurement`.
+            () if math.isnan(fingerprint[0]) and not nonfinite else tuple(fingerprint),
+            self._small(row) if elements <= SMALL else None,
+        )
+
+    def _small(self, row: int) -> tuple[float | complex, ...]:
+        """All values of a tensor that has few."""
+        _, is_complex, is_double = self._rows[row]
+        values = self._values[self._places[row] : self._places[row + 1]]
+        parts = _numbers("d" if is_double else "f", values)
+        if not is_complex:
+            return tuple(parts)
+        return tuple(complex(parts[i], parts[i + 1]) for i in range(0, len(parts) - 1, 2))
+
+    @cached_property
+    def _places(self) -> array[int]:
+        """Where the values of each row begin."""
+        sizes = {row: _bytes_of_values(row) for row in set(self._rows)}
+        return array("q", accumulate((sizes[row] for row in self._rows), initial=0))
+
+
+def _bytes_of_values(row: tuple[int, bool, bool]) -> int:
+    elements, is_complex, is_double = row
+    if elements > SMALL:
+        return 0
+    return elements * (2 if is_complex else 1) * (8 if is_double else 4)

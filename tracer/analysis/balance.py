@@ -198,7 +198,7 @@ class _Book:
         assert self.layout.structure is not None
         self.structure = trace.structure(self.layout.structure)
         self._forms = trace.forms
-        self._measured = trace.measurements(call)
+        self._measured = trace.measured(call)
         self._states: dict[int, NodeState] = {state.node: state for state in self.layout.states}
         self.writers = {n.buffer: n.index for n in self.structure.nodes if n.buffer is not None}
         self.received = {(r.node, r.input): r for r in self.layout.receipts}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from tracer.analysis.exact import proportion, rounding
 from tracer.events import Call, Edge, Form, Layout, Measurement, Node, NodeState, Structure
@@ -18,19 +18,35 @@ from tracer.tracefile import Trace
 __all__ = ["CallFacts", "Sent", "Tensor"]
 
 
-@dataclass(frozen=True)
 class Tensor:
-    """A gradient somewhere in a call: its form, and what was measured of it, if anything."""
+    """A gradient somewhere in a call: its form, and what was measured of it, if anything.
 
-    form: Form
-    measured: Measurement | None
+    With a `row`, `measured` are those of a whole event, of which it is one: it is looked up when
+    somebody asks. Of the many gradients of a large graph hardly any is.
+    """
+
+    __slots__ = ("_measured", "_row", "form")
+
+    def __init__(
+        self, form: Form, measured: Measurement | Sequence[Measurement] | None, row: int = -1
+    ) -> None:
+        self.form = form
+        self._measured = measured
+        self._row = row
+
+    @property
+    def measured(self) -> Measurement | None:
+        if self._row >= 0:
+            assert isinstance(self._measured, Sequence)
+            self._measured, self._row = self._measured[self._row], -1
+        return cast("Measurement | None", self._measured)
 
     @property
     def elements(self) -> int:
         return self.form.elements
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sent:
     """A contribution: the edge it took and what it was."""
 
@@ -48,25 +64,34 @@ class CallFacts:
         self.layout: Layout = trace.layout(call.layout)
         number = self.layout.structure
         self.structure = Structure(-1, (), ()) if number is None else trace.structure(number)
-        self._measured = trace.measurements(call)
+        self._measured = trace.measured(call)
         self._scalars = trace.scalars(call)
         self._states = {state.node: state for state in self.layout.states}
         self._effects: dict[int, tuple[Effect, ...]] = {}
+        self._alike: dict[Hashable, tuple[Effect, ...]] = {}
+        """The effects of nodes by all that a rule looks at: in a large graph few differ."""
+        self._tensors: dict[tuple[int, int | None], Tensor] = {}
         self.received: dict[int, dict[int, Tensor]] = defaultdict(dict)
         for receipt in self.layout.receipts:
             self.received[receipt.node][receipt.input] = self.tensor(receipt.form, receipt.row)
         self.leaving: dict[int, list[Sent]] = defaultdict(list)
         self.arriving: dict[int, list[Sent]] = defaultdict(list)
+        edges = self.structure.edges
         for contribution in self.layout.contributions:
-            edge = self.structure.edges[contribution.edge]
+            edge = edges[contribution.edge]
             sent = Sent(contribution.edge, edge, self.tensor(contribution.form, contribution.row))
             self.leaving[edge.sender].append(sent)
             self.arriving[edge.receiver].append(sent)
         self.readings = {(r.buffer, r.moment): r for r in self.layout.readings}
 
     def tensor(self, form: int, row: int | None) -> Tensor:
-        measured = None if row is None else self._measured[row]
-        return Tensor(self.trace.forms[form], measured)
+        """What lies in a row: the very same where what was sent is what was received."""
+        found = self._tensors.get((form, row))
+        if found is None:
+            known = self.trace.forms[form]
+            found = Tensor(known, None) if row is None else Tensor(known, self._measured, row)
+            self._tensors[form, row] = found
+        return found
 
     def node(self, index: int) -> Node:
         return self.structure.nodes[index]
@@ -89,15 +114,35 @@ class CallFacts:
 
     def saved(self, node: int) -> dict[str, Any]:
         state = self.state(node)
-        numbers = self._scalars[state.first : state.first + len(state.numbers)]
-        return {**state.saved, **dict(zip(state.numbers, numbers, strict=False))}
+        return {**state.saved, **dict(zip(state.numbers, self._numbers(state), strict=False))}
 
     def effect(self, sent: Sent) -> Effect:
         """What the sender did to what it received, on the way to this edge."""
         sender = sent.edge.sender
-        if sender not in self._effects:
-            self._effects[sender] = effects_of(self._node_facts(sender))
-        return self._effects[sender][sent.edge.output]
+        effects = self._effects.get(sender)
+        if effects is None:
+            effects = self._effects[sender] = self._effects_of(sender)
+        return effects[sent.edge.output]
+
+    def _effects_of(self, index: int) -> tuple[Effect, ...]:
+        node, state = self.structure.nodes[index], self._states.get(index)
+        received = self.received.get(index, {})
+        key = (
+            node.name,
+            node.custom,
+            tuple((place, tensor.form.shape) for place, tensor in received.items()),
+            tuple((sent.edge.output, sent.tensor.form.shape) for sent in self.leaving[index]),
+            # The layout holds the dict: no other can have its identity meanwhile.
+            None if state is None else id(state.saved),
+            None if state is None else (state.numbers, self._numbers(state)),
+        )
+        found = self._alike.get(key)
+        if found is None:
+            found = self._alike[key] = effects_of(self._node_facts(index))
+        return found
+
+    def _numbers(self, state: NodeState) -> tuple[float, ...]:
+        return self._scalars[state.first : state.first + len(state.numbers)]
 
     def _node_facts(self, index: int) -> NodeFacts:
         node = self.node(index)

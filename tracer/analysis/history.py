@@ -6,7 +6,7 @@ not what the next one met; if the two are proportional, the factor is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
@@ -144,7 +144,7 @@ class Archive:
         self.trace = trace
         self.events: list[Event] = trace.events
         self._calls: dict[int, CallFacts] = {}
-        self._measured: dict[int, list[Measurement]] = {}
+        self._measured: dict[int, Sequence[Measurement]] = {}
         self._written: dict[int, set[int]] = {}
         self._readings: dict[int, dict[tuple[int, str], tuple[int, int | None]]] = {}
         self._exchanged: dict[int, set[int]] = {}
@@ -215,7 +215,7 @@ class Archive:
         if row is None:
             return None
         if event.order not in self._measured:
-            self._measured[event.order] = self.trace.measurements(event)
+            self._measured[event.order] = self.trace.measured(event)
         return self._measured[event.order][row]
 
     def _readings_of(self, event: Seen) -> dict[tuple[int, str], tuple[int, int | None]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class _Rows:
     """The measurements of one event, by the numbers that its layout gives them."""
 
     trace: Trace
-    measurements: list[Measurement]
+    measurements: Sequence[Measurement]
 
     def tensor(self, form: int, row: int | None) -> dict[str, Any]:
         """A gradient as attributes: its form and what was measured of it."""
@@ -156,7 +156,7 @@ class _Builder:
     def add_call(self, number: int, call: Call) -> None:
         layout = self._trace.layout(call.layout)
         facts = _facts(self._trace, call, layout)
-        rows = _Rows(self._trace, self._trace.measurements(call))
+        rows = _Rows(self._trace, self._trace.measured(call))
         effects = {
             node.index: self._effects(node, facts)
             for node in facts.structure.nodes
@@ -380,7 +380,7 @@ class _Builder:
 
     def add_step(self, step: Step) -> None:
         layout = self._trace.layout(step.layout)
-        rows = _Rows(self._trace, self._trace.measurements(step))
+        rows = _Rows(self._trace, self._trace.measured(step))
         key = f"s{step.order}"
         self.graph.add_node(
             key,
