@@ -63,7 +63,16 @@ from tracer.events import (
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["SCHEMA", "SCHEMA_VERSION", "Trace", "TraceWriter", "checksum", "is_trace", "load"]
+__all__ = [
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Measured",
+    "Trace",
+    "TraceWriter",
+    "checksum",
+    "is_trace",
+    "load",
+]
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x47524144  # "GRAD"
@@ -176,6 +185,9 @@ T = TypeVar("T")
 
 NUMBERS = struct.Struct(f"<{ROW_WIDTH}f")
 """The measurements of one tensor."""
+
+NORM = struct.Struct("<8xf4xf")
+"""Of these the norm, and the count of what is not finite."""
 
 Fact = Source | Module | Buffer | Form | Structure | Layout | Group | Wrapper | Event
 
@@ -874,14 +886,14 @@ class Trace:
         """Every measured row of a call, step, edit or exchange, in the order of its layout."""
         return list(self.measured(event))
 
-    def measured(self, event: Call | Step | Edit | Exchange) -> Sequence[Measurement]:
+    def measured(self, event: Call | Step | Edit | Exchange) -> Measured:
         """The same, each worked out when it is asked for."""
         table = MEASURED[type(event)]
         blobs = next(
             self._rows(f"SELECT measurements, vals FROM {table} WHERE ord = ?", event.order), None
         )
         if blobs is None:
-            return ()
+            return Measured((), b"", b"")
         rows = self.layout(event.layout).rows
         count = len(blobs[0]) // 4
         if count != ROW_WIDTH * len(rows):
@@ -927,6 +939,11 @@ class Measured(Sequence[Measurement]):
         if found is None:
             found = self._known[row] = self._decoded(row % len(self._rows))
         return found
+
+    def norm(self, row: int) -> tuple[float, int]:
+        """The norm of a row, and how many of its values are not finite, without all the rest."""
+        norm, nonfinite = NORM.unpack_from(self._numbers, row * NUMBERS.size)
+        return norm, int(nonfinite)
 
     def _decoded(self, row: int) -> Measurement:
         elements, is_complex, _ = self._rows[row]

@@ -16,6 +16,7 @@ from tracer.commands.console import progress, say_detail, say_troubles, write
 from tracer.commands.values import option, parse_count, parse_whole
 from tracer.errors import WrongUse
 from tracer.graph import export
+from tracer.graph.bare import build_for_picture
 from tracer.graph.build import build
 from tracer.graph.fold import fold
 from tracer.graph.slice import between
@@ -52,13 +53,19 @@ class Wish:
         graph = build(trace, step=self.step, call=self.backward)
         return graph if self.parameter is None else between(graph, self.parameter)
 
+    def picture(self, trace: Trace) -> nx.MultiDiGraph[str]:
+        """The part, with what a picture of it needs."""
+        if self.parameter is not None:
+            return self.graph(trace)
+        return build_for_picture(trace, step=self.step, call=self.backward)
+
 
 def as_svg(trace: Trace, wish: Wish) -> str:
-    return svg.render(wish.graph(trace), depth=wish.depth)
+    return svg.render(wish.picture(trace), depth=wish.depth)
 
 
 def as_dot(trace: Trace, wish: Wish) -> str:
-    return dot.source(fold(wish.graph(trace), depth=wish.depth))
+    return dot.source(fold(wish.picture(trace), depth=wish.depth))
 
 
 def as_json(trace: Trace, wish: Wish) -> str:

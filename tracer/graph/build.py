@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from tracer.graph.window import Window, choose, of_calls
 from tracer.semantics.effects import Effect
 from tracer.semantics.facts import NodeFacts
 from tracer.semantics.registry import effects_of
-from tracer.tracefile import Trace, load
+from tracer.tracefile import Measured, Trace, load
 
-__all__ = ["build"]
+__all__ = ["Builder", "Facts", "Rows", "build", "described", "measured"]
 
 ACCUMULATES = "AccumulateGrad"
 UNKNOWN = NodeState(-1)
@@ -51,13 +51,7 @@ def build(
         with load(trace) as opened:
             return build(opened, step=step, call=call, into=into, calls=calls)
     window = choose(trace, step, call) if calls is None else of_calls(trace, calls, step)
-    builder = _Builder(trace, nx.MultiDiGraph() if into is None else into)
-    for number, event in window.calls:
-        builder.add_call(number, event)
-    for taken in window.steps:
-        builder.add_step(taken)
-    builder.finish(window)
-    return builder.graph
+    return Builder(trace, nx.MultiDiGraph() if into is None else into).built(window)
 
 
 def measured(measurement: Measurement | None) -> dict[str, Any]:
@@ -75,21 +69,23 @@ def measured(measurement: Measurement | None) -> dict[str, Any]:
 
 
 @dataclass
-class _Rows:
+class Rows:
     """The measurements of one event, by the numbers that its layout gives them."""
 
     trace: Trace
-    measurements: Sequence[Measurement]
+    measurements: Measured
 
     def tensor(self, form: int, row: int | None) -> dict[str, Any]:
         """A gradient as attributes: its form and what was measured of it."""
-        shape = self.trace.forms[form]
+        return {**self.form(form), **measured(self.measurement(row))}
+
+    def form(self, form: int) -> dict[str, Any]:
+        known = self.trace.forms[form]
         return {
-            "shape": shape.shape,
-            "dtype": shape.dtype,
-            "device": shape.device,
-            "elements": shape.elements,
-            **measured(self.measurement(row)),
+            "shape": known.shape,
+            "dtype": known.dtype,
+            "device": known.device,
+            "elements": known.elements,
         }
 
     def measurement(self, row: int | None) -> Measurement | None:
@@ -97,7 +93,7 @@ class _Rows:
 
 
 @dataclass
-class _Facts:
+class Facts:
     """What the layout of a call says, by node."""
 
     structure: Structure
@@ -113,8 +109,15 @@ class _Facts:
         saved = {name: _tupled(value) for name, value in state.saved.items()}
         return {**saved, **dict(zip(state.numbers, numbers, strict=False))}
 
+    def said(self, node: int) -> Hashable:
+        """What tells one node's `saved` from another's, as long as the layout is there."""
+        state = self.states.get(node)
+        if state is None:
+            return None
+        return id(state.saved), self.scalars[state.first : state.first + len(state.numbers)]
 
-def _facts(trace: Trace, call: Call, layout: Layout) -> _Facts:
+
+def _facts(trace: Trace, call: Call, layout: Layout) -> Facts:
     structure = trace.structure(layout.structure if layout.structure is not None else -1)
     received: dict[int, dict[int, tuple[int, int | None]]] = {}
     for receipt in layout.receipts:
@@ -129,10 +132,10 @@ def _facts(trace: Trace, call: Call, layout: Layout) -> _Facts:
     for (node, _), count in met.items():
         fan_in[node] = max(fan_in.get(node, 0), count)
     states = {state.node: state for state in layout.states}
-    return _Facts(structure, states, received, sent, fan_in, trace.scalars(call))
+    return Facts(structure, states, received, sent, fan_in, trace.scalars(call))
 
 
-class _Builder:
+class Builder:
     """Adds calls and steps to one graph, in the order in which they happened."""
 
     def __init__(self, trace: Trace, graph: nx.MultiDiGraph) -> None:
@@ -153,37 +156,52 @@ class _Builder:
         self._runs: dict[int, list[int]] = {}
         """For each buffer, how many calls were added up before it was emptied, run after run."""
 
+    def built(self, window: Window) -> nx.MultiDiGraph:
+        """The graph of a window."""
+        for number, event in window.calls:
+            self.add_call(number, event)
+        for taken in window.steps:
+            self.add_step(taken)
+        self.finish(window)
+        return self.graph
+
     def add_call(self, number: int, call: Call) -> None:
         layout = self._trace.layout(call.layout)
         facts = _facts(self._trace, call, layout)
-        rows = _Rows(self._trace, self._trace.measured(call))
+        rows = Rows(self._trace, self._trace.measured(call))
         effects = {
             node.index: self._effects(node, facts)
             for node in facts.structure.nodes
             if node.index in facts.sent
         }
         for node in facts.structure.nodes:
-            self._add_node(number, call, node, facts, rows)
+            key = f"c{number}.n{node.index}"
+            self.graph.add_node(key, **self.node_data(number, call, node, facts, rows))
         self._add_contributions(number, layout, facts, rows, effects)
-        self._add_roots(number, call, layout, rows)
-        self._add_captures(number, call, layout, rows)
-        self._add_accumulations(number, call, layout, facts, rows)
+        self.add_roots(number, call, layout, rows)
+        self.add_captures(number, call, layout, rows)
+        self.add_accumulations(number, call, layout, facts, rows)
 
-    def _effects(self, node: Node, facts: _Facts) -> tuple[Effect, ...]:
+    def _effects(self, node: Node, facts: Facts) -> tuple[Effect, ...]:
+        received = {i: form for i, (form, _) in facts.received.get(node.index, {}).items()}
+        return self.effects_at(node, received, facts.sent[node.index], facts.saved(node.index))
+
+    def effects_at(
+        self, node: Node, received: dict[int, int], sent: dict[int, int], saved: dict[str, Any]
+    ) -> tuple[Effect, ...]:
+        """What a node does; `received` and `sent` have the forms at its inputs and outputs."""
         forms = self._trace.forms
-        received = facts.received.get(node.index, {})
-        sent = facts.sent[node.index]
         return effects_of(
             NodeFacts(
                 node.name,
                 received=tuple(
-                    forms[received[i][0]].shape if i in received else None
+                    forms[received[i]].shape if i in received else None
                     for i in range(max(received, default=-1) + 1)
                 ),
                 sent=tuple(
                     forms[sent[i]].shape if i in sent else None for i in range(max(sent) + 1)
                 ),
-                saved=facts.saved(node.index),
+                saved=saved,
                 custom=node.custom,
             )
         )
@@ -200,15 +218,17 @@ class _Builder:
             }
         return known
 
-    def _add_node(self, number: int, call: Call, node: Node, facts: _Facts, rows: _Rows) -> None:
+    def node_data(
+        self, number: int, call: Call, node: Node, facts: Facts, rows: Rows
+    ) -> dict[str, Any]:
+        """The attributes of an autograd node."""
         state = facts.states.get(node.index, UNKNOWN)
         received = facts.received.get(node.index, {})
         tensors = tuple(
             rows.tensor(*received[i]) if i in received else None
             for i in range(max(received, default=-1) + 1)
         )
-        self.graph.add_node(
-            f"c{number}.n{node.index}",
+        return dict(
             kind="node",
             name=node.name,
             call=number,
@@ -234,8 +254,8 @@ class _Builder:
         self,
         number: int,
         layout: Layout,
-        facts: _Facts,
-        rows: _Rows,
+        facts: Facts,
+        rows: Rows,
         effects: dict[int, tuple[Effect, ...]],
     ) -> None:
         for contribution in layout.contributions:
@@ -249,10 +269,10 @@ class _Builder:
                 output=edge.output,
                 input=edge.input,
                 **rows.tensor(contribution.form, contribution.row),
-                **_described(effects[edge.sender][edge.output]),
+                **described(effects[edge.sender][edge.output]),
             )
 
-    def _add_roots(self, number: int, call: Call, layout: Layout, rows: _Rows) -> None:
+    def add_roots(self, number: int, call: Call, layout: Layout, rows: Rows) -> None:
         for position, root in enumerate(layout.roots):
             key = f"c{number}.r{position}"
             value = rows.measurement(root.value)
@@ -285,7 +305,7 @@ class _Builder:
                 **NO_EFFECT,
             )
 
-    def _add_captures(self, number: int, call: Call, layout: Layout, rows: _Rows) -> None:
+    def add_captures(self, number: int, call: Call, layout: Layout, rows: Rows) -> None:
         for capture in layout.captures:
             if capture.form is None:
                 continue
@@ -306,8 +326,8 @@ class _Builder:
                 **NO_EFFECT,
             )
 
-    def _add_accumulations(
-        self, number: int, call: Call, layout: Layout, facts: _Facts, rows: _Rows
+    def add_accumulations(
+        self, number: int, call: Call, layout: Layout, facts: Facts, rows: Rows
     ) -> None:
         """What each AccumulateGrad node received goes into its buffer; what lay there before."""
         readings = {(r.buffer, r.moment): (r.form, r.row) for r in layout.readings}
@@ -380,7 +400,7 @@ class _Builder:
 
     def add_step(self, step: Step) -> None:
         layout = self._trace.layout(step.layout)
-        rows = _Rows(self._trace, self._trace.measured(step))
+        rows = Rows(self._trace, self._trace.measured(step))
         key = f"s{step.order}"
         self.graph.add_node(
             key,
@@ -431,7 +451,7 @@ NO_EFFECT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _described(effect: Effect) -> dict[str, Any]:
+def described(effect: Effect) -> dict[str, Any]:
     factor = effect.factor
     return {
         "effect": effect.kind,

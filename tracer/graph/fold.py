@@ -57,8 +57,8 @@ def fold(
         allowed = min(most, FEW) if depth is None and plan.opened else most
         allowed = min(allowed, FEW_IN_LANES) if plan.lanes else allowed
         is_last = number == len(plans) - 1
-        grouping = group(graph, tree, plan)
-        if grouping.visible > HOPELESS * allowed and not is_last:
+        grouping = group(graph, tree, plan, None if is_last else HOPELESS * allowed)
+        if grouping is None:
             continue
         folded = _reduced(quotient(graph, grouping, plan), plan)
         if len(folded) > allowed and not is_last:

@@ -184,11 +184,15 @@ def _effects(graph: nx.MultiDiGraph) -> dict[str, Hashable]:
     return {key: frozenset(effects) for key, effects in found.items()}
 
 
-def group(graph: nx.MultiDiGraph, tree: Tree, plan: Plan) -> Grouping:
-    """The group of every node that the plan shows."""
+def group(
+    graph: nx.MultiDiGraph, tree: Tree, plan: Plan, most: int | None = None
+) -> Grouping | None:
+    """The group of every node that the plan shows; None if there are more of them than `most`."""
     groups: dict[str, Group] = {}
     seen: Counter[Hashable] = Counter()
+    alike: dict[tuple[int, int | None], Group] = {}
     accumulators: list[str] = []
+    check = 2 * most if most is not None else None
     for key, data in graph.nodes(data=True):
         kind = data["kind"]
         if kind == "node" and data["buffer"] is not None:
@@ -196,37 +200,54 @@ def group(graph: nx.MultiDiGraph, tree: Tree, plan: Plan) -> Grouping:
         elif kind == "node" and data["name"] == REDUCER and not plan.opened:
             continue  # it is shown as part of the buffer that it writes
         elif kind == "node" and (graph.in_degree(key) or graph.out_degree(key)):
-            groups[key] = _of_node(tree, plan, key, data, seen)
+            groups[key] = _of_node(tree, plan, key, data, seen, alike)
         elif kind in ("root", "capture"):
             position = key.rpartition(".")[2]
             mark = position if plan.operations != "all" else None
             groups[key] = Group(kind, (), (_stack(plan, data), mark))
+        if check is not None and most is not None and len(groups) >= check:
+            if len(set(groups.values())) > most:
+                return None
+            check *= 2
     _add_buffers(graph, tree, plan, groups, accumulators)
-    return Grouping(groups, tree, plan)
+    grouping = Grouping(groups, tree, plan)
+    return None if most is not None and grouping.visible > most else grouping
 
 
 def _of_node(
-    tree: Tree, plan: Plan, key: str, data: dict[str, Any], seen: Counter[Hashable]
+    tree: Tree,
+    plan: Plan,
+    key: str,
+    data: dict[str, Any],
+    seen: Counter[Hashable],
+    alike: dict[tuple[int, int | None], Group],
 ) -> Group:
+    """The group of an operation; nodes of one use with the very same attributes are `alike`."""
+    use = tree.uses.get(key)
+    known = alike.get((id(data), use))
+    if known is not None:
+        return known
     path = tree.paths[key]
     lane = data["replica"] if plan.lanes and path else None
     box = tree.box(path, plan)
     if box is not None and plan.lanes and data["name"] in (GATHER, SCATTER):
         box, path = None, ()  # at the ends of the lanes; in a box, the way through them is a circle
-    if box is not None:
-        use = tree.uses.get(key) if len(box) == len(path) else None
-        return Group("module", box, use, lane)
-    around = tree.shown(path, plan) if plan.depth >= 0 else ()
-    if plan.operations == "all":
-        return Group("op", around, None, lane)
-    if plan.operations == "function":
-        return Group("op", around, (data["file"], data["function"]), lane)
     line = (data["name"], data["file"], data["line"], data["called"])
-    if plan.operations == "line":
-        return Group("op", around, line, lane)
-    instance = (data["call"], data["replica"], path, line)
-    seen[instance] += 1
-    return Group("op", around, (_stack(plan, data), seen[instance], line), lane)
+    around = tree.shown(path, plan) if plan.depth >= 0 else ()
+    if box is not None:
+        found = Group("module", box, use if len(box) == len(path) else None, lane)
+    elif plan.operations == "all":
+        found = Group("op", around, None, lane)
+    elif plan.operations == "function":
+        found = Group("op", around, (data["file"], data["function"]), lane)
+    elif plan.operations == "line":
+        found = Group("op", around, line, lane)
+    else:
+        instance = (data["call"], data["replica"], path, line)
+        seen[instance] += 1
+        return Group("op", around, (_stack(plan, data), seen[instance], line), lane)
+    alike[id(data), use] = found
+    return found
 
 
 def _stack(plan: Plan, data: dict[str, Any]) -> Hashable:

@@ -9,7 +9,7 @@ from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Call, Step
 from tracer.tracefile import Trace
 
-__all__ = ["Window", "choose", "of_calls"]
+__all__ = ["Window", "choose", "of_calls", "size_of"]
 
 MOST_CALLS = 24
 """Calls shown of a run without steps: a loop of 10,000 says no more than its first few."""
@@ -97,7 +97,7 @@ def _capped(
     kept: list[tuple[int, Call]] = []
     nodes = 0
     for number, call in calls:
-        nodes += _size(trace, call)
+        nodes += size_of(trace, call)
         if kept and (nodes > MOST_NODES or (step is None and len(kept) == MOST_CALLS)):
             break
         kept.append((number, call))
@@ -107,7 +107,8 @@ def _capped(
     return Window(tuple(kept), steps, step, note)
 
 
-def _size(trace: Trace, call: Call) -> int:
+def size_of(trace: Trace, call: Call) -> int:
+    """The autograd nodes of a call."""
     structure = trace.layout(call.layout).structure
     return len(trace.structure(structure).nodes) if structure is not None else 0
 
