@@ -44,6 +44,9 @@ class Line:
     def is_right(self) -> bool:
         if self.off is None:
             return not self.has_weights and "?" in self.words
+        told = "-" if self.world == 1 else self.setup.told(self.world)
+        if not self.words.startswith(f"{told}:"):
+            return False
         is_balanced = self.balance is not None and self.balance <= max(self.setup.error, 1e-6)
         return self.off <= self.setup.error and self.has_weights and is_balanced
 
@@ -112,10 +115,9 @@ def _weighs(one: Explanation, setup: Setup, world: int) -> bool:
     if setup.weight is None:
         return all(row.weight is not None for row in one.ledger.rows)
     own = one.ledger.rank or 0
-    ranks = [own] if setup.is_shared_batch or world == 1 else range(world)
     expected = [
         (rank, setup.items(rank), _rounded(setup.weight(world, rank, call)))
-        for rank in ranks
+        for rank in setup.mates(world, own)
         for call in range(setup.calls)
         if setup.contributes(rank, call)
     ]

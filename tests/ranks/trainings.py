@@ -61,9 +61,22 @@ class Setup:
     error: float = 1e-6
     is_shared_batch: bool = False
     """Whether all ranks work on the samples of rank 0: tensor parallel."""
+    beside: int = 1
+    """How many ranks one after the other work on the same samples: tensor parallel on a mesh."""
     contributes: Callable[[int, int], bool] = lambda rank, call: True
     consumes: Callable[[int], bool] = lambda rank: True
     step: int = 1
+    told: Callable[[int], str] = lambda world: "mean"
+    """What the line of the ranks says."""
+
+    def source(self, rank: int) -> int:
+        """Whose samples a rank works on."""
+        return 0 if self.is_shared_batch else rank // self.beside
+
+    def mates(self, world: int, rank: int) -> list[int]:
+        """The ranks whose contributions meet in the gradient of one."""
+        step = world if self.is_shared_batch else self.beside
+        return [other for other in range(world) if other % step == rank % step]
 
     @property
     def folder(self) -> str:
@@ -86,9 +99,7 @@ class Work:
         return model()
 
     def batch(self, call: int = 0, rank: int | None = None) -> tuple[Tensor, Tensor]:
-        own = self.rank if rank is None else rank
-        if self.setup.is_shared_batch:
-            own = 0
+        own = self.setup.source(self.rank if rank is None else rank)
         return samples(own, call, self.setup.items(own))
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -113,11 +124,11 @@ def reference(setup: Setup, world: int) -> dict[str, Tensor]:
     assert setup.weight is not None
     net = model()
     total = torch.zeros(())
-    for rank in range(1 if setup.is_shared_batch else world):
+    for rank in setup.mates(world, 0):
         for call in range(setup.calls):
             if not setup.contributes(rank, call):
                 continue
-            x, y = samples(rank, call, setup.items(rank))
+            x, y = samples(setup.source(rank), call, setup.items(rank))
             weight = float(setup.weight(world, rank, call))
             total = total + weight * F.cross_entropy(net(x), y, reduction="sum")
     total.backward()
@@ -378,6 +389,16 @@ def tensor_parallel(work: Work) -> None:
     step(work, net)
 
 
+def on_a_mesh(work: Work) -> None:
+    """Tensor parallel in pairs, which are sharded and averaged over their copies."""
+    mesh = init_device_mesh("cpu", (work.world // 2, 2), mesh_dim_names=("dp", "tp"))
+    net = parallelize_module(
+        work.model(), mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    )
+    fully_shard(net, mesh=mesh["dp"])
+    step(work, net, torch.optim.SGD(net.parameters(), lr=0.1, foreach=False))
+
+
 def mean(world: int, rank: int, call: int) -> Fraction:
     return Fraction(1, BATCH * world)
 
@@ -400,15 +421,19 @@ SETUPS = (
     Setup("ddp, allreduce_hook", hooked(default_hooks.allreduce_hook), mean),
     Setup("ddp, fp16_compress_hook", hooked(default_hooks.fp16_compress_hook), mean, error=5e-3),
     Setup("ddp, bf16_compress_hook", hooked(bf16_hook), mean, error=4e-2),
-    Setup("ddp, powerSGD_hook", power_sgd, None, worlds=(2, 4)),
-    Setup("ddp, a hook that adds", hooked(sum_hook), lambda w, r, c: Fraction(1, BATCH)),
+    Setup("ddp, powerSGD_hook", power_sgd, None, worlds=(2, 4), told=lambda world: "?"),
+    Setup(
+        "ddp, a hook that adds", hooked(sum_hook), lambda w, r, c: Fraction(1, BATCH),
+        told=lambda world: "SUM",
+    ),
     Setup("ddp, a hook that adds and divides", hooked(mean_hook), mean),
     Setup(
         "ddp, Join", join, mean, calls=2, contributes=lambda rank, call: (rank, call) == (0, 1),
         consumes=lambda rank: rank == 0, step=2, worlds=(2, 4),
     ),
     Setup(
-        "ddp, uneven batches", ddp(), lambda w, r, c: Fraction(1, uneven(r) * w), items=uneven
+        "ddp, uneven batches", ddp(), lambda w, r, c: Fraction(1, uneven(r) * w), items=uneven,
+        told=lambda world: "UNEQUAL",
     ),
     Setup("ddp, sum x ranks", times_world, lambda w, r, c: Fraction(1)),
     Setup("ddp, sum / all items", global_divisor, lambda w, r, c: Fraction(1, BATCH * w * w)),
@@ -424,7 +449,7 @@ SETUPS = (
     Setup("fsdp2, layer by layer", fsdp2_layers, mean),
     Setup(
         "fsdp2, divides by 2", fsdp2_divides_by_2, lambda w, r, c: Fraction(1, 2 * BATCH),
-        worlds=(2, 4),
+        worlds=(2, 4), told=lambda world: "mean" if world == 2 else "SUM",
     ),
     Setup("fsdp2, accumulates", fsdp2_accumulates, mean_of_two, calls=2, worlds=(2, 4)),
     Setup("hsdp", hsdp, mean, worlds=(2, 4)),
@@ -432,7 +457,11 @@ SETUPS = (
     Setup("fsdp1, use_orig_params", fsdp1(use_orig_params=True), mean),
     Setup(
         "tensor parallel", tensor_parallel, lambda w, r, c: Fraction(1, BATCH),
-        is_shared_batch=True, worlds=(2, 4),
+        is_shared_batch=True, worlds=(2, 4), told=lambda world: "one",
+    ),
+    Setup(
+        "fsdp2 and tensor parallel", on_a_mesh, lambda w, r, c: Fraction(2, BATCH * w),
+        beside=2, worlds=(4,),
     ),
 )  # fmt: skip
 

@@ -31,6 +31,11 @@ class Holdings:
         """Whether ranks hold parts of it, and exchange the whole."""
         return self._leaves.get(buffer, buffer) != buffer or buffer in self._scattered
 
+    def is_flat(self, buffer: int) -> bool:
+        """Whether autograd writes it as one of many parameters in a flat leaf (FSDP1)."""
+        leaf = self.leaf(buffer)
+        return leaf != buffer and self._names.buffer(leaf) != self._names.buffer(buffer)
+
     @cached_property
     def written(self) -> list[int]:
         """What autograd writes, as buffers that an optimizer reads."""

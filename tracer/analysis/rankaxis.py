@@ -23,8 +23,17 @@ BY_HAND = ("edit", "hook")
 
 
 def world_of(ledger: Ledger) -> int:
-    """How many ranks exchanged what is in the buffer; 1 if it was not exchanged."""
-    return len({rank for shared in ledger.history.shared for rank in shared.ranks}) or 1
+    """How many ranks exchanged what is in the buffer; 1 if it was not exchanged.
+
+    In two stages (hybrid sharding) also those that this rank did not meet itself.
+    """
+    history = ledger.history
+    if not history.shared:
+        return 1
+    met = {rank for shared in history.shared for rank in shared.ranks}
+    behind = {entry.rank for entry in history.entries if entry.rank is not None}
+    copies = max((entry.copies for entry in history.entries), default=1)
+    return max(len(met | behind), copies)
 
 
 def rank_factor(row: Row, world: int) -> tuple[Exact | None, tuple[Factor, ...]]:

@@ -295,9 +295,12 @@ class ShardBook(RankBook):
     What autograd added waits until it is exchanged. What comes back is added to the part.
     """
 
-    def __init__(self, archive: Archive, buffer: int, leaf: int, rank: int) -> None:
+    def __init__(
+        self, archive: Archive, buffer: int, leaf: int, rank: int, is_flat: bool = False
+    ) -> None:
         super().__init__(archive, buffer, rank)
         self._leaf = leaf
+        self._is_flat = is_flat
         self.shards: tuple[int, ...] = ()
         self.is_read = False
         self._waiting: list[Entry] = []
@@ -327,7 +330,9 @@ class ShardBook(RankBook):
                 self._shared.append(flight.shared)
                 return self._changed(exchange, flight.entries, factor, entered, pieces)
         factor = self._predivision(self._waiting, entered, exchange)
-        waiting, self._waiting = [_narrowed(e, entered, factor) for e in self._waiting], []
+        waiting, self._waiting = list(self._waiting), []
+        if self._is_flat:
+            waiting = [_narrowed(e, entered, factor) for e in waiting]
         return self._changed(exchange, waiting, factor, entered, pieces)
 
     def _changed(
@@ -353,6 +358,9 @@ class ShardBook(RankBook):
         whole = _together(entered)
         if whole is None or all(t.elements == whole.elements for t in parts):
             return _ratio(parts, entered)
+        if not self._is_flat:
+            # Of a DTensor the form is that of the whole, and this rank had a part of it.
+            return _ratio([_of_size(t, whole.elements) for t in parts], entered)
         # One of many parameters in a flat leaf, which says the same of all of them.
         pieces = self._archive.trace.layout(exchange.layout).pieces
         beside = {p.buffer for p in pieces if p.moment == "entered" and p.content == "gradient"}
@@ -401,12 +409,12 @@ class ShardBook(RankBook):
                 self._settled, factor = list(latest.parts), Fraction(1)
             if factor is None and (factor := _by_size(self._settled, [found])):
                 found = _as_projected(self._settled, found, factor)
-            if factor != 1:
-                self._change(self._after_sum(factor, event))
+            for change in self._after_sum(factor, event):
+                self._change(change)
         elif found is None and self._latest is not None and self._entries:
-            after = self._postdivision()
-            if after != 1:  # this rank holds no part of it, and cannot see
-                self._change(self._after_sum(after, event))
+            # This rank holds no part of it, and cannot see.
+            for change in self._after_sum(self._postdivision(), event):
+                self._change(change)
         self._settled = [found] if found is not None else self._settled
         self._content = found
         self.is_read = True
@@ -427,15 +435,20 @@ class ShardBook(RankBook):
         by = wrapper.details.get("postdivide") if wrapper else None
         return 1 / tidy(float(by)) if isinstance(by, int | float) and by else Fraction(1)
 
-    def _after_sum(self, factor: Exact | None, event: Seen) -> Change:
-        latest = self._latest
-        after = self._postdivision()
-        if latest is not None and factor is not None and after != 1 and is_same(factor, after):
+    def _after_sum(self, factor: Exact | None, event: Seen) -> Iterator[Change]:
+        """The division that the wrapper says it makes, and what somebody else did beside it."""
+        if factor == 1:
+            return
+        latest, after = self._latest, self._postdivision()
+        if latest is not None and after != 1:
             kind = _kind(self.wrapper(latest.exchange))
             words = f"{kind} divides by {said(1 / after)} after it added"
-            return _change("rank-after", words, factor, latest.exchange, False)
-        words = "changed by hand" + ("" if factor is not None else ", not by a factor")
-        return Change("edit", words, factor, self._last, None, False, event.order)
+            yield _change("rank-after", words, after, latest.exchange, False)
+            if factor is not None:
+                factor = Fraction(1) if is_same(factor, after) else factor / after
+        if factor != 1:
+            words = "changed by hand" + ("" if factor is not None else ", not by a factor")
+            yield Change("edit", words, factor, self._last, None, False, event.order)
 
     def _unexchanged(self) -> None:
         """A group of one rank exchanges nothing."""
@@ -662,11 +675,12 @@ def _line(joint: Joint, buffer: int, rank: int, step: Step | None) -> _Line:
         # An empty part does not tell that nothing waits to be exchanged: only a reset does.
         resets = [place for place, event in enumerate(before) if isinstance(event, Reset)]
         start = resets[-1] if resets else 0
-        return _Line(ShardBook(archive, buffer, leaf, rank), events[start:])
+        book = ShardBook(archive, buffer, leaf, rank, holdings.is_flat(buffer))
+        return _Line(book, events[start:])
     start = beginning(archive, leaf, before)
     is_cut = 0 < start < len(before) and isinstance(before[start], Call)
-    book = RankBook(archive, buffer, rank, emptied="by hand" if is_cut else "")
-    return _Line(book, events[start:])
+    whole = RankBook(archive, buffer, rank, emptied="by hand" if is_cut else "")
+    return _Line(whole, events[start:])
 
 
 class _Mover:
@@ -886,6 +900,12 @@ def _narrowed(entry: Entry, entered: list[Tensor], factor: Exact | None) -> Entr
         return replace(entry, tensor=None)
     form = replace(entry.tensor.form, shape=(whole.elements,))
     return replace(entry, tensor=Tensor(form, _scaled(whole, 1 / float(factor))))
+
+
+def _of_size(tensor: Tensor, elements: int) -> Tensor:
+    form = replace(tensor.form, shape=(elements,))
+    measured = tensor.measured
+    return Tensor(form, None if measured is None else replace(measured, elements=elements))
 
 
 def _scaled(measured: Measurement, by: float) -> Measurement:

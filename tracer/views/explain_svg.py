@@ -10,6 +10,7 @@ import networkx as nx
 from tracer.analysis.exact import product, said
 from tracer.analysis.explain import Explanation
 from tracer.analysis.history import Change, Entry
+from tracer.analysis.rankaxis import world_of
 from tracer.analysis.sliced import slice_of
 from tracer.tracefile import Trace
 from tracer.views import svg
@@ -132,8 +133,7 @@ def _lanes(one: Explanation, change: Change, trace: Trace) -> list[Data]:
         return []
     others = [e for e in one.ledger.history.entries if e.rank not in (None, one.ledger.rank)]
     lanes = [_lane(one, entry, trace) for entry in others if change in entry.changes][:MOST_LANES]
-    world = len({rank for shared in one.ledger.history.shared for rank in shared.ranks})
-    more = world - 1 - len({entry.rank for entry in others[: len(lanes)]})
+    more = world_of(one.ledger) - 1 - len({entry.rank for entry in others[: len(lanes)]})
     if more > 0:
         is_simulated = any(shared.is_simulated for shared in one.ledger.history.shared)
         why = "taken to be equal" if is_simulated else "not drawn"
