@@ -195,8 +195,9 @@ def loss_reduced(how: str) -> Train:
         optimizer = sgd(net)
         for x, y in work.batches():
             loss = F.cross_entropy(net(x), y)
-            if how == "differentiable":
+            if how.startswith("differentiable"):
                 loss = differentiable.all_reduce(loss)
+                loss = loss / work.world if how.endswith("mean") else loss
             elif how == "in place":
                 dist.all_reduce(loss)
             else:
@@ -264,6 +265,7 @@ CASES = (
     Case("gathered, differentiable", None, lambda w: gathered(w, True)),
     Case("gathered, detached, times ranks", None, lambda w: gathered(w, False, True)),
     Case("loss reduced, differentiable", "loss-all-reduced", loss_reduced("differentiable")),
+    Case("loss reduced to the mean, differentiable", None, loss_reduced("differentiable mean")),
     Case("loss reduced in place", "loss-all-reduced", loss_reduced("in place")),
     Case("loss reduced for the log", None, loss_reduced("detached")),
     Case("used on rank 0 only", "unused-on-some-ranks", branches(everywhere=False)),

@@ -78,7 +78,6 @@ def read(setup: Setup, world: int, folder: Path) -> Line:
     """What the traces of a setup say, against the reference."""
     place = folder / setup.folder
     traces = {rank: load(file_of_rank(place / "run.trace", rank)) for rank in range(world)}
-    wanted = None if setup.weight is None else reference(setup, world)
     off: list[float] = []
     told: dict[str, None] = {}
     balances: list[float | None] = []
@@ -86,7 +85,8 @@ def read(setup: Setup, world: int, folder: Path) -> Line:
     for rank, trace in traces.items():
         if not setup.consumes(rank):
             continue
-        if wanted is not None:
+        if setup.weight is not None:
+            wanted = reference(setup, world, rank)
             consumed = torch.load(place / f"consumed.{rank}")
             off += [_off(a, b) for a, b in zip(consumed, wanted.values(), strict=True)]
         for one in _explained(trace, traces, setup.step):
@@ -115,12 +115,17 @@ def _weighs(one: Explanation, setup: Setup, world: int) -> bool:
     if setup.weight is None:
         return all(row.weight is not None for row in one.ledger.rows)
     own = one.ledger.rank or 0
-    expected = [
-        (rank, setup.items(rank), _rounded(setup.weight(world, rank, call)))
-        for rank in setup.mates(world, own)
-        for call in range(setup.calls)
-        if setup.contributes(rank, call)
-    ]
+    given = setup.rows
+    expected = (
+        [(rank, *given(world, rank)) for rank in range(world)]
+        if given is not None
+        else [
+            (rank, setup.items(rank), _rounded(setup.weight(world, rank, call)))
+            for rank in setup.mates(world, own)
+            for call in range(setup.calls)
+            if setup.contributes(rank, call)
+        ]
+    )
     found = [
         (own if row.rank is None else row.rank, row.items, _rounded(row.weight))
         for row in one.ledger.rows

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
+import torch.distributed.nn.functional as differentiable
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
@@ -68,6 +70,12 @@ class Setup:
     step: int = 1
     told: Callable[[int], str] = lambda world: "mean"
     """What the line of the ranks says."""
+    rows: Callable[[int, int], tuple[int, Fraction]] | None = None
+    """Where items are not the samples of a rank: how many its loss has, and what each weighs."""
+    whole: Callable[[nn.Module, int], Tensor] | None = None
+    """The loss that a single process must have, where samples of several ranks meet in an item."""
+    is_alone: bool = False
+    """Whether each rank consumes what only its own samples gave."""
 
     def source(self, rank: int) -> int:
         """Whose samples a rank works on."""
@@ -75,6 +83,8 @@ class Setup:
 
     def mates(self, world: int, rank: int) -> list[int]:
         """The ranks whose contributions meet in the gradient of one."""
+        if self.is_alone:
+            return [rank]
         step = world if self.is_shared_batch else self.beside
         return [other for other in range(world) if other % step == rank % step]
 
@@ -119,12 +129,12 @@ def samples(rank: int, call: int, count: int) -> tuple[Tensor, Tensor]:
     return x, torch.randint(CLASSES, (count,), generator=random)
 
 
-def reference(setup: Setup, world: int) -> dict[str, Tensor]:
+def reference(setup: Setup, world: int, own: int = 0) -> dict[str, Tensor]:
     """The gradient that must be consumed, from one process: each sample times its weight."""
     assert setup.weight is not None
     net = model()
-    total = torch.zeros(())
-    for rank in setup.mates(world, 0):
+    total = torch.zeros(()) if setup.whole is None else setup.whole(net, world)
+    for rank in setup.mates(world, own) if setup.whole is None else ():
         for call in range(setup.calls):
             if not setup.contributes(rank, call):
                 continue
@@ -245,6 +255,93 @@ def global_divisor(work: Work) -> None:
 def zero_redundancy(work: Work) -> None:
     net = DDP(work.model())
     step(work, net, ZeroRedundancyOptimizer(net.parameters(), torch.optim.SGD, lr=0.1))
+
+
+# Collectives that autograd goes through.
+
+
+def in_graph(loss: Callable[[Work, nn.Module], Tensor], wrap: Any = DDP) -> Callable[[Work], None]:
+    def train(work: Work) -> None:
+        net = wrap(work.model())
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        loss(work, net).backward()
+        optimizer.step()
+
+    return train
+
+
+def labels(world: int) -> Tensor:
+    return torch.cat([samples(rank, 0, BATCH)[1] for rank in range(world)])
+
+
+def gathered_loss(work: Work, net: nn.Module) -> Tensor:
+    outputs = torch.cat(differentiable.all_gather(net(work.batch()[0])))
+    return F.cross_entropy(outputs, labels(work.world))
+
+
+def gathered_functional(work: Work, net: nn.Module) -> Tensor:
+    outputs = functional.all_gather_tensor_autograd(net(work.batch()[0]), 0, dist.group.WORLD)
+    return F.cross_entropy(outputs, labels(work.world))
+
+
+def reduced_loss(work: Work, net: nn.Module) -> Tensor:
+    x, y = work.batch()
+    return differentiable.all_reduce(F.cross_entropy(net(x), y))
+
+
+def reduced_mean(work: Work, net: nn.Module) -> Tensor:
+    return reduced_loss(work, net) / work.world
+
+
+def reduced_features(work: Work, net: nn.Module) -> Tensor:
+    x, y = work.batch()
+    return F.cross_entropy(differentiable.all_reduce(net(x)), y)
+
+
+def scattered_functional(work: Work, net: nn.Module) -> Tensor:
+    """Each rank gets the sum of the outputs of all, as with an all-reduce."""
+    x, y = work.batch()
+    every = torch.cat([net(x)] * work.world)
+    outputs = functional.reduce_scatter_tensor_autograd(every, "sum", 0, dist.group.WORLD)
+    return F.cross_entropy(outputs, y)
+
+
+def scattered_sums(work: Work, net: nn.Module) -> Tensor:
+    x, y = work.batch()
+    out = net(x)
+    outputs = differentiable.reduce_scatter(torch.empty_like(out), [out] * work.world)
+    return F.cross_entropy(outputs, y)
+
+
+def summed_outputs(net: nn.Module, world: int) -> Tensor:
+    outputs = torch.stack([net(samples(rank, 0, BATCH)[0]) for rank in range(world)]).sum(0)
+    return F.cross_entropy(outputs.repeat(world, 1), labels(world))
+
+
+def redistributed(work: Work, net: nn.Module) -> Tensor:
+    """Each rank sends a part of its outputs to each."""
+    x, _ = work.batch()
+    parts = list(net(x).chunk(work.world))
+    outputs = differentiable.all_to_all([torch.empty_like(part) for part in parts], parts)
+    return F.cross_entropy(torch.cat(outputs), redistributed_labels(work))
+
+
+def redistributed_labels(work: Work) -> Tensor:
+    every = labels(work.world).view(work.world, work.world, -1)
+    return every[:, work.rank].flatten()
+
+
+def redistributed_functional(work: Work, net: nn.Module) -> Tensor:
+    x, _ = work.batch()
+    sizes = [BATCH // work.world] * work.world
+    out = net(x)
+    outputs = functional.all_to_all_single_autograd(out, sizes, sizes, dist.group.WORLD)
+    return F.cross_entropy(outputs, redistributed_labels(work))
+
+
+def of_rank_0(work: Work, net: nn.Module) -> Tensor:
+    x, _ = work.batch()
+    return F.cross_entropy(differentiable.broadcast(net(x), 0), samples(0, 0, BATCH)[1])
 
 
 # By hand.
@@ -403,6 +500,11 @@ def mean(world: int, rank: int, call: int) -> Fraction:
     return Fraction(1, BATCH * world)
 
 
+def of_every_rank(world: int, rank: int) -> tuple[int, Fraction]:
+    """Every rank has the samples of all in its loss, and the losses are averaged."""
+    return BATCH * world, Fraction(1, BATCH * world * world)
+
+
 def mean_of_two(world: int, rank: int, call: int) -> Fraction:
     return Fraction(1, 2 * BATCH * world)
 
@@ -438,6 +540,32 @@ SETUPS = (
     Setup("ddp, sum x ranks", times_world, lambda w, r, c: Fraction(1)),
     Setup("ddp, sum / all items", global_divisor, lambda w, r, c: Fraction(1, BATCH * w * w)),
     Setup("ddp, ZeroRedundancyOptimizer", zero_redundancy, mean),
+    Setup("ddp, all_gather in the graph", in_graph(gathered_loss), mean, rows=of_every_rank),
+    Setup("ddp, functional all_gather", in_graph(gathered_functional), mean, rows=of_every_rank),
+    Setup(
+        "ddp, all_reduce of the loss", in_graph(reduced_loss), lambda w, r, c: Fraction(1, BATCH)
+    ),
+    Setup("ddp, all_reduce of the loss / ranks", in_graph(reduced_mean), mean),
+    Setup(
+        "ddp, all_reduce in the graph", in_graph(reduced_features), mean, whole=summed_outputs
+    ),
+    Setup("ddp, reduce_scatter in the graph", in_graph(scattered_sums), mean, whole=summed_outputs),
+    Setup(
+        "ddp, functional reduce_scatter", in_graph(scattered_functional), mean,
+        whole=summed_outputs,
+    ),
+    Setup("ddp, all_to_all in the graph", in_graph(redistributed), mean),
+    Setup("ddp, functional all_to_all", in_graph(redistributed_functional), mean),
+    Setup(
+        "ddp, broadcast in the graph", in_graph(of_rank_0), lambda w, r, c: Fraction(1, BATCH),
+        contributes=lambda rank, call: rank == 0,
+        rows=lambda world, rank: (BATCH, Fraction(1, BATCH * world)),
+    ),
+    Setup(
+        "all_gather in the graph, nothing else", in_graph(gathered_loss, lambda net: net),
+        lambda w, r, c: Fraction(1, BATCH), is_alone=True, told=lambda world: "sum",
+        rows=lambda world, rank: (BATCH * world, Fraction(1, BATCH * world)),
+    ),
     Setup("all_reduce by hand", by_hand, mean),
     Setup("all_reduce by hand, flat", by_hand_flat, mean),
     Setup("all_gather by hand", gathered_by_hand, mean),

@@ -102,6 +102,15 @@ class CallFacts:
         return {n.buffer: n.index for n in self.structure.nodes if n.buffer is not None}
 
     @cached_property
+    def ranks_at(self) -> dict[int, int]:
+        """How many ranks exchanged something at a node: a collective of the forward's adjoint."""
+        return {
+            exchange.node: len(self.trace.groups[exchange.group].ranks)
+            for exchange in self.trace.exchanges
+            if exchange.call == self.call.order and exchange.node is not None
+        }
+
+    @cached_property
     def outgoing(self) -> dict[int, list[Edge]]:
         """Every edge of a node, with a contribution or without."""
         found: dict[int, list[Edge]] = defaultdict(list)

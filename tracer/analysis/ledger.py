@@ -7,7 +7,7 @@ gradient. One row per backward call, replica and reduction site; verdicts follow
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -23,7 +23,7 @@ from tracer.analysis.meetings import Meetings
 from tracer.analysis.network import Network, batch_below
 from tracer.analysis.rankhistory import Joint, Replay
 from tracer.analysis.strand import OF_ITEMS, Ended, Factor, Reduction, Spread, Strand
-from tracer.events import Step
+from tracer.events import Exchange, Step
 from tracer.graph.names import Names
 from tracer.semantics.effects import Exact, ScatterAdds, Selects
 from tracer.tracefile import Trace
@@ -265,6 +265,7 @@ class Books:
 
     def _of(self, history: History, step: Step | None, fill: int | None = None) -> Ledger:
         rows: list[Row] = []
+        mates: list[Row] = []
         unknown = ""
         for entry in history.entries:
             if entry.call is None:
@@ -275,7 +276,11 @@ class Books:
             if not found:
                 unknown = f"no loss was found above {self._call_words(entry)}"
             rows += found
-        rows = sorted(_alike_in_sign(_once_each(rows)), key=_place_of)
+            mates += self._mates(history.buffer, entry)
+        if mates:
+            rows = [row if row.rank is not None else replace(row, rank=self.rank) for row in rows]
+            history = replace(history, entries=tuple(map(self._named, history.entries)))
+        rows = sorted(_alike_in_sign(_once_each([*rows, *mates])), key=_place_of)
         if not history.entries:
             unknown = "no recorded backward call wrote it"
         own = [e for e in history.entries if e.rank in (None, self.rank)]
@@ -340,6 +345,56 @@ class Books:
         rows = books._rows(self.same(buffer)[entry.rank], entry)
         count = len(entry.changes)
         return [self._moved(row, entry.rank, count) for row in rows]
+
+    def _named(self, entry: Entry) -> Entry:
+        return replace(entry, rank=self.rank) if entry.rank is None else entry
+
+    def _mates(self, buffer: int, entry: Entry) -> Iterator[Row]:
+        """The rows of losses of other ranks that reach a contribution through a collective."""
+        rank = self.rank if entry.rank is None else entry.rank
+        if entry.call is None:
+            return
+        own = self.ranks[rank]
+        leaf = own.holdings.leaf(self.same(buffer)[rank])
+        changes = tuple(_factor(change, None) for change in entry.changes)
+        for other, call, node in own.reached_from(entry.call, leaf):
+            books = self.ranks[other]
+            flow, came = books.flow(call), replace(entry, rank=other, call=call)
+            for site, passed in flow.at_node.get(node, {}).items():
+                row = books._row(came, site, flow.sites[site], passed, changes)
+                yield self._moved(row, other, len(changes))
+
+    def reached_from(self, order: int, leaf: int) -> Iterator[tuple[int, int, int]]:
+        """Rank, call and node on other ranks at which a gradient meets that of this call.
+
+        Only at nodes that lead to the leaf: collectives of the forward, exchanged by the engine.
+        """
+        exchanges = [
+            e for e in self.trace.exchanges
+            if e.call == order and e.node is not None and e.wrapper is None
+        ]  # fmt: skip
+        if not exchanges or len(self.ranks) < 2:
+            return
+        above = self._above(order, leaf)
+        found: dict[tuple[int, int, int], None] = {}
+        for exchange in exchanges:
+            if exchange.node not in above or _is_of_gradients(self.trace, exchange):
+                continue
+            for other, event in self.joint.meetings.of(self.rank, exchange).exchanges.items():
+                if other != self.rank and event.call is not None and event.node is not None:
+                    found[other, event.call, event.node] = None
+        yield from found
+
+    def _above(self, order: int, leaf: int) -> set[int]:
+        """The nodes of a call whose gradients reach a leaf."""
+        facts = self.archive.call(order)
+        stack, seen = [facts.writers.get(leaf, -1)], set[int]()
+        while stack:
+            node = stack.pop()
+            if node not in seen:
+                seen.add(node)
+                stack += [sent.edge.sender for sent in facts.arriving.get(node, ())]
+        return seen
 
     def _moved(self, row: Row, rank: int, changes: int) -> Row:
         """A row of another rank, its lines as this one numbers them; its changes are so already."""
@@ -446,6 +501,11 @@ class Books:
             batch = batch_below(facts, below) if below and not picks else None
             self._samples[site] = _samples(ended, batch)
         return self._samples[site]
+
+
+def _is_of_gradients(trace: Trace, exchange: Exchange) -> bool:
+    """Whether what was exchanged are gradients of buffers: by a hook, not by a collective."""
+    return any(p.content == "gradient" for p in trace.layout(exchange.layout).pieces)
 
 
 def _term(facts: CallFacts, ended: Ended) -> Term:

@@ -55,7 +55,8 @@ def rank_factor(row: Row, world: int) -> tuple[Exact | None, tuple[Factor, ...]]
 def alone(ledger: Ledger) -> Ledger:
     """The ledger as if one rank were alone: its own rows, without what the exchange did."""
     if not ledger.history.shared:
-        return ledger
+        own_rows = tuple(row for row in ledger.rows if row.rank in (None, ledger.rank))
+        return ledger if len(own_rows) == len(ledger.rows) else replace(ledger, rows=own_rows)
     world = world_of(ledger)
     known = [row.rank for row in ledger.rows]
     rank = ledger.rank if ledger.rank in known else next(iter(known), None)
@@ -133,6 +134,10 @@ def _together(ledger: Ledger, is_sum: bool) -> Axis:
 def _apart(ledger: Ledger, trace: Trace) -> Axis:
     """Nothing of it was exchanged, as far as can be seen."""
     here = f"{trace.info.world:,} ranks"
+    behind = {row.rank for row in ledger.rows if row.rank is not None}
+    if len(behind) > 1:
+        words = f"{here}, not exchanged; in it are the losses of {named_ranks(sorted(behind))}"
+        return Axis("ranks", "sum", f"{words}, added in the graph")
     hidden = next((f for r in ledger.rows for f in r.after if f.kind in EXCHANGED), None)
     if hidden is not None:
         return Axis("ranks", "?", f"{here}: {hidden.words}", source=hidden.source)

@@ -128,6 +128,8 @@ class RankBook(Book):
         is_shadow = exchange.call is None and exchange.wrapper is not None and _are_zero(entered)
         if is_shadow:  # of a rank that has joined: what lies in its buffer was used before
             return _Offer([], entered, pieces)
+        if factor == 1 and _are_zero(entered) and (divisor := self.divisor(exchange)):
+            factor = 1 / divisor  # of nothing no factor can be measured
         if factor != 1:
             change = self._before(exchange, factor)
             behind = [replace(e, changes=(*e.changes, change)) for e in behind]

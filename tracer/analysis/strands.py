@@ -12,7 +12,16 @@ from dataclasses import replace
 from fractions import Fraction
 
 from tracer.analysis.callfacts import CallFacts, Sent, Tensor
-from tracer.analysis.exact import DOUBLE, is_rough, is_zero, product, rounding, tidy, total
+from tracer.analysis.exact import (
+    DOUBLE,
+    is_rough,
+    is_zero,
+    product,
+    proportion,
+    rounding,
+    tidy,
+    total,
+)
 from tracer.analysis.network import Network, is_above_leaf
 from tracer.analysis.strand import (
     NOT_MEASURED,
@@ -40,6 +49,7 @@ from tracer.semantics.effects import (
     Moves,
     Nothing,
     Opaque,
+    Reduces,
     Replicates,
     Scales,
     ScatterAdds,
@@ -237,6 +247,8 @@ class _Walk:
             return self._through_scaling(node, strand, sent, effect, elements)
         if isinstance(effect, Replicates):
             return strand if sent.tensor.elements == elements else None
+        if isinstance(effect, Reduces) and effect.across == "ranks":
+            return self._through_ranks(node, strand, sent)
         if isinstance(effect, Moves | Gathers | Scatters):
             return _moved(strand, sent, elements, self._unit, self._beside)
         is_masking = self._facts.node(node).name.startswith(MASKING)
@@ -257,6 +269,19 @@ class _Walk:
         if is_number and elements == 1 and self._may_be_function(node, strand):
             return self._through_function(node, strand, sent)
         return None
+
+    def _through_ranks(self, node: int, strand: Strand, sent: Sent) -> Strand | None:
+        """What all ranks sent back is added: of equal losses as many times as there are ranks."""
+        received = list(self._facts.received.get(node, {}).values())
+        if len(received) != 1 or received[0].elements != sent.tensor.elements:
+            return None
+        parts, whole = received[0].measured, sent.tensor.measured
+        value = proportion([parts], whole) if parts is not None and whole is not None else None
+        if not value:
+            return None
+        ranks = self._facts.ranks_at.get(node)
+        words = f"added over {ranks:,} ranks" if ranks else "added over the ranks"
+        return strand.scaled(Factor("scale", value, words, self._facts.node(node).source, True))
 
     def _may_be_function(self, node: int, strand: Strand) -> bool:
         """Whether this is a function of a loss, not of the single item of a batch of one."""

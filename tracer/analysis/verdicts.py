@@ -64,7 +64,8 @@ class Verdict:
 def verdict_of(ledger: Ledger, trace: Trace) -> Verdict:
     """The answer for one buffer at one step."""
     own = _verdict(alone(ledger), trace)
-    found = own if not ledger.history.shared else _verdict(_of_all(ledger), trace)
+    is_joint = bool(ledger.history.shared) or len({row.rank for row in ledger.rows}) > 1
+    found = _verdict(_of_all(ledger), trace) if is_joint else own
     is_sum = all(term.kind == "sum" for term in own.terms) or any(
         term.kind == "mean" for term in found.terms
     )

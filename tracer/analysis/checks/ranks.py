@@ -441,7 +441,8 @@ def loss_all_reduced(case: Case) -> Iterator[Claim]:
     Evidence: the tensor that was reduced is the root of the backward call; or the backward reduces
     a single number.
 
-    Silent: for a detached copy, and for differentiable operations on features.
+    Silent: for a detached copy, for differentiable operations on features, and where the sum is
+    divided by the number of ranks, or a sum over items by a count.
     """
     for kind in case.looked:
         for call in kind.first.calls:
@@ -449,6 +450,8 @@ def loss_all_reduced(case: Case) -> Iterator[Claim]:
                 if exchange.kind != "all_reduce" or _elements_inside(case, exchange) != 1:
                     continue
                 world = len(case.trace.groups[exchange.group].ranks)
+                if _is_divided(case, call, world):
+                    continue
                 yield Claim(
                     f"the loss is all-reduced with a gradient: {world} x the gradient of each "
                     "rank's loss",
@@ -459,6 +462,19 @@ def loss_all_reduced(case: Case) -> Iterator[Claim]:
                     kind.steps,
                 )  # fmt: skip
             yield from _reduced_in_place(case, call, sorted(kind.first.buffers), kind.steps)
+
+
+def _is_divided(case: Case, call: Call, world: int) -> bool:
+    """Whether the loss divides by the number of ranks, or its sum over items by a count."""
+    for row in (row for account in case.accounts for row in account.rows):
+        if row.call != call.order:
+            continue
+        divisions = [f.value for f in row.loss if f.kind == "scale" and f.value is not None]
+        is_sum = all(reduction.kind == "sum" for reduction in row.reductions)
+        for value in divisions:
+            if is_same(value, Fraction(1, world)) or (is_sum and abs(value) * world <= 1):
+                return True
+    return False
 
 
 def _elements_inside(case: Case, exchange: Exchange) -> int:

@@ -10,7 +10,14 @@ from itertools import cycle
 
 from tracer.semantics.effects import Effect, Gathers, Moves, Reduces, Replicates, Scatters
 from tracer.semantics.facts import NodeFacts
-from tracer.semantics.registry import rule
+from tracer.semantics.registry import custom, rule
+
+
+def _functional(*names: str) -> list[str]:
+    """What torch calls the nodes of functional collectives, of either namespace."""
+    home = "torch._library.autograd.GeneratedBackwardFor_"
+    spaces = ("_c10d_functional", "_c10d_functional_autograd")
+    return [f"{home}{space}_{name}_default" for space in spaces for name in names]
 
 
 @rule("BroadcastBackward")
@@ -51,10 +58,11 @@ def gather(node: NodeFacts) -> Effect:
     "_AllGatherBackward",
     "_AllGatherBaseBackward",
     "_BroadcastBackward",
-    "_Reduce_ScatterBackward",
 )
+@custom(*_functional("all_reduce", "all_gather_into_tensor", "all_reduce_coalesced"))
+@custom(*_functional("all_gather_into_tensor_coalesced", "broadcast"))
 def collective(node: NodeFacts) -> Effect:
-    """The adjoint of a collective is a collective: gradients of other ranks are added."""
+    """What every rank got in the forward: the gradients of all ranks are added."""
     return Reduces(across="ranks", claims="nothing")
 
 
@@ -63,11 +71,20 @@ def collective(node: NodeFacts) -> Effect:
     "_AlltoAllSingleBackward",
     "_GatherBackward",
     "_ReduceBackward",
+    "_Reduce_ScatterBackward",
     "_ScatterBackward",
 )
+@custom(*_functional("reduce_scatter_tensor", "reduce_scatter_tensor_coalesced"))
+@custom(*_functional("all_to_all_single"))
 def exchanged(node: NodeFacts) -> Effect:
     """Each rank gets the gradient of its own part from the ranks it was sent to."""
     return Moves(claims="nothing")
+
+
+@custom(*_functional("_wrap_tensor_autograd", "wait_tensor"))
+def waited_for(node: NodeFacts) -> Effect:
+    """Functional collectives are waited for: the gradient passes."""
+    return Moves()
 
 
 @rule("_DDPSinkBackward", "RegisterPostBackwardFunctionBackward")
