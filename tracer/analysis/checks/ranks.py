@@ -472,7 +472,8 @@ def _is_divided(case: Case, call: Call, world: int) -> bool:
         divisions = [f.value for f in row.loss if f.kind == "scale" and f.value is not None]
         is_sum = all(reduction.kind == "sum" for reduction in row.reductions)
         for value in divisions:
-            if is_same(value, Fraction(1, world)) or (is_sum and abs(value) * world <= 1):
+            is_count = is_sum and abs(float(value)) * world <= 1
+            if is_count or is_same(value, Fraction(1, world)):
                 return True
     return False
 
