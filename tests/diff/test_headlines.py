@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.diff.runs import Net, Run, headline, record, section, text_of
+from tests.diff.runs import (
+    Net,
+    Run,
+    WithLoss,
+    data,
+    headline,
+    record,
+    replicated,
+    section,
+    text_of,
+)
 
 Traces = Callable[[str], Path]
 
@@ -138,6 +148,20 @@ def test_another_loss_is_not_called_other_data(name: str, said: str, trace: Trac
 
     assert headline(text) == "Different losses: their gradients differ from step 1 on."
     assert section(text, "where they part")[0].startswith(said)
+
+
+def test_replicas_are_no_other_model(tmp_path: Path) -> None:
+    def other_data() -> None:
+        torch.manual_seed(0)
+        model = WithLoss()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(*data(1, 16, seed=1)).mean().backward()
+        optimizer.step()
+
+    one = record(tmp_path / "one.trace", other_data)
+    two = record(tmp_path / "two.trace", replicated(2, loss_inside=True))
+
+    assert headline(text_of(one, two)) == "Different data, or randomness, from step 1 on."
 
 
 def test_a_mean_of_elements_and_their_sum_are_compared_by_the_element(trace: Traces) -> None:

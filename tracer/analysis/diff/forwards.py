@@ -24,6 +24,9 @@ Counted = tuple[str, int]
 Census = dict[str, list[Counted]]
 """By module: the name of each of its nodes, and its number."""
 
+JOINING = ("torch.nn.parallel.", "torch.distributed.", "torch.utils.checkpoint.")
+"""Functions that spread a model or join its parts."""
+
 BATCH_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNormWithUpdate")
 TELLING = (Elementwise, LossReduction, Normalises, Opaque)
 """What a loss is made of; sums, means and factors are compared by the ledgers."""
@@ -85,11 +88,18 @@ def _odd(own: Sequence[Counted], other: Sequence[Counted], extra: Container[str]
 
 
 def _census(side: Side, facts: CallFacts) -> Census:
-    """The nodes inside modules, in order; of those around them the ledgers tell."""
+    """The nodes inside modules, in order; of those around them the ledgers tell.
+
+    Of replicas the first stands for all: how many there are, and what joins them, is no model.
+    """
     found: Census = {}
+    modules = facts.trace.modules
+    first = min((m.replica for m in modules.values() if m.replica is not None), default=None)
     for index in facts.order:
         node = facts.node(index)
-        if node.module is not None and node.buffer is None:
+        if node.module is None or node.buffer is not None or node.custom.startswith(JOINING):
+            continue
+        if modules[node.module].replica in (None, first):
             found.setdefault(place_of(side, facts, index), []).append((named(facts, index), index))
     return found
 
