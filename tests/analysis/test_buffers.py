@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -235,3 +236,49 @@ def test_a_leaf_that_is_frozen_when_the_backward_comes_gets_nothing_of_it(tmp_pa
         optimizer.step()
 
     assert weights(explain(script, tmp_path)) == [(8, EIGHTH)]
+
+
+def shrink(leaf: Tensor) -> None:
+    assert leaf.grad is not None
+    leaf.grad.mul_(0.5)
+
+
+def hooked_twice(
+    hook: Callable[[Tensor], Tensor | None], after: bool = False
+) -> Callable[[], None]:
+    """Two leaves with the same hook; the gradient of the second is zero: the sum of a softmax."""
+
+    def script() -> None:
+        u = torch.ones(8, requires_grad=True)
+        w = torch.zeros(4, requires_grad=True)
+        optimizer = torch.optim.SGD([u, w], lr=0.1)
+        for leaf in (u, w):
+            if after:
+                leaf.register_post_accumulate_grad_hook(shrink)
+            else:
+                leaf.register_hook(hook)
+        (u.mean() + w.softmax(0).mean()).backward()
+        optimizer.step()
+
+    return script
+
+
+def test_a_hook_that_changes_others_leaves_a_gradient_of_zero_without_a_factor(
+    tmp_path: Path,
+) -> None:
+    found = explain(hooked_twice(lambda gradient: gradient * 0.5), tmp_path)
+
+    assert [weight for _, weight in weights(found)] == [None]
+    assert "1 hook on a gradient of zero, whose factor does not show" in found.verdict.words
+
+
+def test_a_hook_that_only_looks_leaves_the_weights_known(tmp_path: Path) -> None:
+    found = explain(hooked_twice(lambda gradient: None), tmp_path)
+
+    assert weights(found) == [(4, Fraction(1, 4))]
+
+
+def test_a_hook_after_accumulation_on_a_gradient_of_zero_has_no_factor(tmp_path: Path) -> None:
+    found = explain(hooked_twice(lambda gradient: None, after=True), tmp_path)
+
+    assert [weight for _, weight in weights(found)] == [None]

@@ -309,3 +309,31 @@ def test_a_tracer_that_cannot_start_lets_the_script_go_on(folder: Folder) -> Non
     assert traced.code == 3
     assert traced.err.count("\n") == 1
     assert "traces/run.trace: cannot write a trace there" in traced.err
+
+
+def test_anomaly_mode_of_the_script_shows_its_own_lines_only(folder: Folder) -> None:
+    folder.write(
+        "script.py",
+        """
+import torch
+
+torch.autograd.set_detect_anomaly(True)
+
+
+def loss_of(w):
+    return (w - w.detach()).sqrt().sum()
+
+
+w = torch.ones(3, requires_grad=True)
+loss = loss_of(w) * 0
+try:
+    loss.backward()
+except RuntimeError as error:
+    print(error)
+""",
+    )
+    plain = folder.python("script.py")
+
+    assert "Traceback of forward call" in plain.err
+    assert_same(plain, folder.traced("script.py"))
+    assert_same(plain, folder.traced("--steps", "2:", "script.py"))

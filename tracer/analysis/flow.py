@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tracer.analysis.callfacts import CallFacts, Sent
-from tracer.analysis.exact import is_rough, is_same, proportion, rounding
+from tracer.analysis.exact import is_rough, is_same, is_zero, proportion, rounding
 from tracer.analysis.network import Network
 from tracer.analysis.strand import Ended, Factor, Strand
 from tracer.analysis.strands import OPAQUE, follow
@@ -154,12 +154,32 @@ class _FlowWalk:
         if received is None or received.measured is None or received.measured.nonfinite:
             return flow
         changed = self._facts.changed(node, place)
+        words = f"{hooks} hook{'s' if hooks > 1 else ''}" if hooks else "changed on the way"
+        if hooks and is_zero(received.measured) and not self._is_idle(node):
+            changed, words = None, f"{words} on a gradient of zero, whose factor does not show"
         if changed == 1:
             return flow
         source = self._source(node)
-        words = f"{hooks} hook{'s' if hooks > 1 else ''}" if hooks else "changed on the way"
         rough = is_rough(changed, received.form.dtype)
         return _times(flow, Factor("hook", changed, words, source, True, rough))
+
+    def _is_idle(self, node: int) -> bool:
+        """Whether what is registered at the same line changes no other gradient, not being zero."""
+        lines = self._facts.state(node).saved.get("hooked_at")
+        factors = [
+            self._facts.changed(state.node, 0)
+            for state in self._facts.layout.states
+            if lines and state.saved.get("hooked_at") == lines and self._has_size(state.node)
+        ]
+        return bool(factors) and all(factor == 1 for factor in factors)
+
+    def _has_size(self, node: int) -> bool:
+        received = self._facts.received.get(node, {}).get(0)
+        return (
+            received is not None
+            and received.measured is not None
+            and not is_zero(received.measured)
+        )
 
     def _source(self, node: int) -> int | None:
         """The line that made a node; of a leaf, which no line made, that of its last hook."""

@@ -529,6 +529,8 @@ class Book:
         hooks = facts.state(node).hooks[2]
         if after is not None and parts:
             factor = ratio(parts, after)
+            if hooks and after.measured is not None and is_zero(after.measured):
+                factor = None  # of zero any factor makes zero
             if factor != 1:
                 self._change(self._changed_inside(call, hooks, factor))
         self._content, self._is_known, self._added = after, True, None

@@ -157,6 +157,15 @@ class Sources:
             return LIBRARY
         return USER
 
+    def below(self, frame: FrameType | None) -> int:
+        """How many frames there are from the outermost to that of ours which runs the script."""
+        found = 0
+        while frame is not None:
+            if found or self.kind(frame.f_code) == RUNNER:
+                found += 1
+            frame = frame.f_back
+        return found
+
     def lines(self, frame: FrameType | None) -> list[FrameType]:
         """The frames of the user, innermost first, no further out than where the script began."""
         frames: list[FrameType] = []
@@ -322,11 +331,14 @@ class NodeWatch:
         return apply
 
     def _format_stack(self) -> list[str]:
-        if not self._watching or torch.fx.traceback.has_preserved_node_meta():
-            lines: list[str] = self._format()
-            return lines
-        lines = self._format()[:-1] if self._user[0] else []
+        if torch.fx.traceback.has_preserved_node_meta():
+            kept: list[str] = self._format()
+            return kept
         frame = sys._getframe(0).f_back
+        # Ours are the last line, this function, and the first ones, which run the script.
+        lines = self._format()[self._sources.below(frame) : -1] if self._user[0] else []
+        if not self._watching:
+            return lines
         if frame is None:  # a thread of torch's own: gloo's, when it writes what requires gradients
             return lines
         self._makers.add(threading.get_ident())
