@@ -105,7 +105,9 @@ class RunInfo:
 class Source:
     """A line of code outside torch and the standard library, and the one that called it.
 
-    `text` is the line as it stood in the file when it ran, "" where there is no such file.
+    `text` is the line as it stood in the file when it ran, "" where there is no such file. `within`
+    are the first lines of the loops, conditions and the like around it in its function, outermost
+    first: "for x, y in loader:", "if step % 4 == 0:".
     """
 
     id: int
@@ -114,6 +116,7 @@ class Source:
     function: str
     caller: int | None = None
     text: str = ""
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,10 +83,11 @@ SCHEMA = """
 -- the checksum of all the other rows of the file.
 CREATE TABLE run (field TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
--- Lines of code; caller is the line that called it, outward to the script; text is the line itself.
+-- Lines of code; caller is the line that called it, outward to the script; text is the line itself,
+-- within the first lines of the loops and conditions around it, outermost first (JSON).
 CREATE TABLE sources (id INTEGER PRIMARY KEY, file TEXT NOT NULL, line INTEGER NOT NULL,
                       function TEXT NOT NULL, caller INTEGER REFERENCES sources,
-                      text TEXT NOT NULL);
+                      text TEXT NOT NULL, within TEXT NOT NULL);
 
 -- Modules that were called, by their path inside the outermost module around them.
 CREATE TABLE modules (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, path TEXT NOT NULL,
@@ -327,8 +328,9 @@ class TraceWriter:
 
 
 def _write_source(db: sqlite3.Connection, fact: Source) -> None:
-    row = (fact.id, _text(fact.file), fact.line, _text(fact.function), fact.caller)
-    db.execute("INSERT INTO sources VALUES (?,?,?,?,?,?)", (*row, _text(fact.text)))
+    place = (fact.id, _text(fact.file), fact.line, _text(fact.function), fact.caller)
+    row = (*place, _text(fact.text), _text(_json(fact.within)))
+    db.execute("INSERT INTO sources VALUES (?,?,?,?,?,?,?)", row)
 
 
 def _write_module(db: sqlite3.Connection, fact: Module) -> None:
@@ -673,8 +675,11 @@ class Trace:
 
     @cached_property
     def sources(self) -> dict[int, Source]:
-        rows = self._rows("SELECT id, file, line, function, caller, text FROM sources")
-        return {row[0]: Source(*row) for row in rows}
+        rows = self._rows("SELECT id, file, line, function, caller, text, within FROM sources")
+        return {
+            id: Source(id, file, line, function, caller, text, tuple(self._json(within)))
+            for id, file, line, function, caller, text, within in rows
+        }
 
     @cached_property
     def modules(self) -> dict[int, Module]:

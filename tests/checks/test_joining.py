@@ -18,8 +18,8 @@ from tracer.analysis.checks.reduction import carries_division
 from tracer.analysis.checks.registry import Check, check
 
 
-def claims(*found: Claim, is_factor: bool = True) -> Check:
-    return Check("a-check", "warning", lambda case: found, "mend it", "", "Section", is_factor)
+def claims(*found: Claim) -> Check:
+    return Check("a-check", "warning", lambda case: found, "mend it", "", "Section")
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def case(tmp_path: Path) -> Case:
     return Case(tracer.load(blocks(tmp_path / "b.trace")))
 
 
-def joined(case: Case, *found: Claim, is_factor: bool = True) -> list[Finding]:
-    return run._findings(case, claims(*found, is_factor=is_factor))
+def joined(case: Case, *found: Claim) -> list[Finding]:
+    return run._findings(case, claims(*found))
 
 
 def test_claims_of_one_line_and_factor_are_one_finding(case: Case) -> None:
@@ -42,14 +42,7 @@ def test_claims_of_one_line_and_factor_are_one_finding(case: Case) -> None:
     assert found.where == "in 3 of 9 windows, first at step 1"
 
 
-def test_different_factors_of_one_line_stay_apart_if_they_are_few(case: Case) -> None:
-    source = next(iter(case.trace.sources))
-    found = joined(case, *(Claim("m", source, [0], Fraction(n)) for n in (2, 3, 2)))
-
-    assert [finding.factor for finding in found] == [2, 3]
-
-
-def test_many_factors_of_one_line_are_told_as_a_range_by_the_worst(case: Case) -> None:
+def test_factors_of_one_line_are_told_as_a_range_by_the_worst(case: Case) -> None:
     source = next(iter(case.trace.sources))
     found = [Claim(f"x 1/{n}", source, [0], Fraction(1, n)) for n in (2, 7, 3, 5)]
 

@@ -17,6 +17,8 @@ from tracer.record.operands import (
     SPREAD,
     grid_error,
     may_be_grid,
+    may_meet_grid,
+    pairs_error,
     sizes_of,
     spread_of,
 )
@@ -188,6 +190,8 @@ def _read(node: Any, kind: NodeKind, lazy: bool) -> Saved:
             elif tensor is not None and kind.name in PRODUCTS:
                 sizes = sizes_of(node, tensor)
                 plain += [] if sizes is None else [(f"{name}_sizes", sizes)]
+                error = pairs_error(tensor) if may_meet_grid(node, tensor) else None
+                numbers += [] if error is None else [("operand_grid_error", error)]
         if kind.name in DIFFERENCES and may_be_grid(node):
             matrix = _saved_tensor(node, "_saved_self")
             error = None if matrix is None else grid_error(matrix)

@@ -18,6 +18,8 @@ __all__ = [
     "SPREAD",
     "grid_error",
     "may_be_grid",
+    "may_meet_grid",
+    "pairs_error",
     "sizes_of",
     "spread_of",
 ]
@@ -62,6 +64,17 @@ def may_be_grid(node: Any) -> bool:
     return any(found not in (shape, None) for found in operands)
 
 
+def may_meet_grid(node: Any, tensor: torch.Tensor) -> bool:
+    """Whether a saved operand of a product is a square matrix, and the other one a vector."""
+    shape = _result(node)
+    if shape is None or len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        return False
+    below = [edge for edge in node.next_functions if edge[0] is not None]
+    if len(below) != 1 or _sizes(tensor.shape) != shape:
+        return False
+    return _metadata(*below[0]) in (shape[:1], (shape[0], 1))
+
+
 def grid_error(matrix: torch.Tensor) -> float | torch.Tensor | None:
     """How far a matrix D is from D[i, j] = a[i] + b[j], relative to its largest element."""
     if matrix.dim() != 2 or not matrix.is_floating_point():
@@ -84,3 +97,12 @@ def _metadata(node: Any, place: int) -> tuple[int, ...] | None:
 
 def _sizes(shape: Any) -> tuple[int, ...] | None:
     return tuple(shape) if all(isinstance(size, int) for size in shape) else None
+
+
+def pairs_error(matrix: torch.Tensor) -> float | torch.Tensor | None:
+    """The same of an operand, None where it is the same along a dimension: a mask, one vector."""
+    if matrix.dim() != 2 or not matrix.is_cpu:
+        return None
+    row, column = matrix[0, :CORNER], matrix[:CORNER, 0]
+    is_spread = bool((row != row[0]).any()) and bool((column != column[0]).any())
+    return grid_error(matrix) if is_spread else None

@@ -34,6 +34,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import saved_tensors_hooks
 
 from tracer.events import Source
+from tracer.record.blocks import blocks_around
 from tracer.record.complaints import AsWithoutAnomaly
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
@@ -195,7 +196,7 @@ class Sources:
     def _intern(self, frame: FrameType, caller: int | None) -> int:
         code = frame.f_code
         key = (code.co_filename, frame.f_lineno, code.co_qualname, caller)
-        return self._journal.intern(Source, key, lambda id: Source(id, *key, text=_text(*key[:2])))
+        return self._journal.intern(Source, key, lambda id: Source(id, *key, *_stood(*key[:2])))
 
     def origin(self, frame: FrameType | None) -> Origin:
         """The user's line, the module and the torch function that a frame belongs to."""
@@ -238,10 +239,10 @@ def _rate(frame: FrameType) -> str:
     return f"p={rate:g}" if isinstance(rate, int | float) else ""
 
 
-def _text(file: str, line: int) -> str:
-    """A line of a file as it stands there; read now, where the file is, for whoever reads later."""
+def _stood(file: str, line: int) -> tuple[str, tuple[str, ...]]:
+    """A line and the heads of what is around it; read now, where the file is, for later."""
     linecache.checkcache(file)
-    return linecache.getline(file, line).rstrip()
+    return linecache.getline(file, line).rstrip(), blocks_around(file, line)
 
 
 class NodeWatch:

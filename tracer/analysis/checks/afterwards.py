@@ -180,7 +180,6 @@ def _mixture(
     severity="note",
     section=SECTION,
     remedy="nothing, if it is meant; else remove the hook",
-    is_factor=True,
 )
 def hook_scales(case: Case) -> Iterator[Claim]:
     """A hook of the script multiplies the gradient by a number.
@@ -285,7 +284,6 @@ def _hook_counts(case: Case) -> dict[tuple[int, ...], list[tuple[int, int | None
     severity="note",
     section=SECTION,
     remedy="nothing, if it is meant",
-    is_factor=True,
 )
 def grad_edited(case: Case) -> Iterator[Claim]:
     """`.grad` was changed in place, by none of torch's own functions.

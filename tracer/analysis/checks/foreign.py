@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from tracer.analysis.checks.case import Account, Case
 from tracer.analysis.checks.finding import Claim, Proof
-from tracer.analysis.checks.program import VALIDATION, comes_after, parted, says
+from tracer.analysis.checks.program import ADVERSARY, VALIDATION, comes_after, parted, says
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.repeated import SECTION
+from tracer.analysis.checks.traits import depths
 from tracer.analysis.checks.windows import buffers_of
 from tracer.analysis.history import Entry
 from tracer.events import Call, Step
@@ -31,12 +32,15 @@ def foreign_root(case: Case) -> Iterator[Claim]:
     Evidence: a contribution whose call another optimizer has consumed, then new calls from another
     line, and then the step that takes all of them. Or a call that other windows of the optimizer do
     not have, and that runs behind the step, where the loop has come to its end, though the next
-    step consumes it: a validation loss that is sent backward. Or one that is called so.
+    step consumes it: a validation loss that is sent backward. Or one that is called so. Or an
+    optimizer that takes, beside its own loss, one that only passed its model on the way to that of
+    another optimizer, where the lines speak of a discriminator or a critic.
 
     Silent: when the buffers are emptied in between, when several optimizers share one loss, and
     when a step simply collects several losses, in every window or in some.
     """
     yield from _left_overs(case)
+    yield from _both_at_once(case)
     for account in case.accounts:
         step = account.ledger.step
         if step is None:
@@ -44,8 +48,7 @@ def foreign_root(case: Case) -> Iterator[Claim]:
         fresh = [e for e in account.fresh if e.call is not None]
         for entry in fresh:
             between = _consumer_between(case, entry, step)
-            later = [e for e in fresh if between and (e.call or 0) > between.order]
-            later = [e for e in later if case.line(e.source) != case.line(entry.source)]
+            later = _added_later(case, entry, fresh, between)
             if between is None or not later:
                 continue
             yield Claim(
@@ -66,6 +69,63 @@ def foreign_root(case: Case) -> Iterator[Claim]:
             )
 
 
+def _both_at_once(case: Case) -> Iterator[Claim]:
+    """Both losses are sent backward, and then both optimizers step: one has the other's as well."""
+    for account in case.accounts:
+        step = account.ledger.step
+        fresh = [e for e in account.fresh if e.call is not None]
+        if step is None or len({case.line(e.source) for e in fresh}) < 2:
+            continue
+        for entry in fresh:
+            other = _trained_by(case, entry, step)
+            own = [e for e in fresh if case.line(e.source) != case.line(entry.source)]
+            own = [e for e in own if other is not None and not _reaches_any(case, e, other)]
+            texts = [case.text(e.source) for e in (entry, *own)]
+            texts += [case.name(buffer).rpartition(".")[0] for buffer in account.buffers]
+            if other is None or not own or not says(texts, ADVERSARY):
+                continue
+            if _added_later(case, entry, fresh, _consumer_between(case, entry, step)):
+                continue
+            yield Claim(
+                f"the step of {step.kind} also consumes {_call_name(case, entry)}, which only "
+                f"passes these parameters on its way to those of the other {other.kind}",
+                entry.source,
+                account.buffers,
+                None,
+                [
+                    Proof("the other loss", entry.source),
+                    Proof("its own", own[0].source),
+                    Proof(f"consumed, {step.kind}", step.source),
+                    Proof(f"the other's step, {other.kind}", other.source),
+                ],
+                account.steps,
+                case.looked_at(account),
+                remedy="step and empty the one before this backward(), or freeze it for this loss",
+            )
+
+
+def _trained_by(case: Case, entry: Entry, step: Step) -> Step | None:
+    """The next step of another optimizer whose parameters lie behind those of this one."""
+    facts = case.call(entry.call or 0)
+    own = {b for b in buffers_of(step) if b in facts.writers}
+    for other in case.trace.steps:
+        if other.order < (entry.call or 0) or other.optimizer == step.optimizer:
+            continue
+        theirs = {b for b in buffers_of(other) if b in facts.writers}
+        if not theirs or theirs & own:
+            return None
+        deep = depths(facts)
+        front = max(deep.get(facts.writers[b], 0) for b in own)
+        behind = max(deep.get(facts.writers[b], 0) for b in theirs)
+        return other if behind > front else None
+    return None
+
+
+def _reaches_any(case: Case, entry: Entry, step: Step) -> bool:
+    call = case.call(entry.call or 0).call
+    return any(case.books.archive.writes(call, buffer) for buffer in buffers_of(step))
+
+
 def _left_overs(case: Case) -> Iterator[Claim]:
     """Calls after the end of a window that the next one takes with its own."""
     for account in case.accounts:
@@ -77,7 +137,8 @@ def _left_overs(case: Case) -> Iterator[Claim]:
         for entry in account.fresh:
             later = [e for e in own if (e.call or 0) > (entry.call or 0)]
             is_strange = case.line(entry.source) in strangers and later
-            if is_strange and _consumer_between(case, entry, step) is None:
+            between = _consumer_between(case, entry, step)
+            if is_strange and not _added_later(case, entry, account.fresh, between):
                 before = _step_before(case, step, entry)
                 if _is_behind(case, entry, before, later[0]) or _is_validation(
                     case, entry, later[0]
@@ -145,6 +206,12 @@ def _left_over(
 def _call_name(case: Case, entry: Entry) -> str:
     text = case.text(entry.source)
     return text if text and len(text) < 60 else f"call {case.numbers.get(entry.call or 0, '?')}"
+
+
+def _added_later(case: Case, entry: Entry, fresh: list[Entry], between: Step | None) -> list[Entry]:
+    """What calls of other lines added after another optimizer had made its step with a call."""
+    later = [e for e in fresh if between is not None and (e.call or 0) > between.order]
+    return [e for e in later if case.line(e.source) != case.line(entry.source)]
 
 
 def _consumer_between(case: Case, entry: Entry, step: Step) -> Step | None:

@@ -345,7 +345,6 @@ def _note_beside(
     section="Precision, clipping, hooks, optimizer",
     remedy="let one optimizer step the parameter, once per window",
     reference="one parameter in two optimizers; scaler.step() beside optimizer.step()",
-    is_factor=True,
 )
 def stepped_twice(case: Case) -> Iterator[Claim]:
     """The same gradient moves a parameter twice.

@@ -11,6 +11,7 @@ from tracer.analysis.chain import Link, chain_of
 from tracer.analysis.checks.case import Account, Case
 from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.registry import check
+from tracer.analysis.checks.traits import depths
 from tracer.analysis.exact import tidy
 from tracer.events import Call, Edit, Measurement
 
@@ -158,7 +159,7 @@ def _chains(case: Case) -> Iterator[tuple[Account, list[Link]]]:
         facts = case.call(calls[-1])
         if len(facts.order) > MOST_NODES:
             return  # the chain is quadratic in its depth
-        depth = _depths(facts)
+        depth = depths(facts)
         buffers = [b for a in same for b in a.buffers if b in facts.writers]
         if not buffers:
             return
@@ -170,17 +171,6 @@ def _chains(case: Case) -> Iterator[tuple[Account, list[Link]]]:
         ]
         best = (account, links)
         yield best
-
-
-def _depths(facts: CallFacts) -> dict[int, int]:
-    """The longest way from a root to each node."""
-    found: dict[int, int] = {}
-    for node in facts.order:
-        here = found.setdefault(node, 0)
-        for sent in facts.leaving.get(node, ()):
-            receiver = sent.edge.receiver
-            found[receiver] = max(found.get(receiver, 0), here + 1)
-    return found
 
 
 def _ratio_claims(case: Case, *, falls: bool) -> Iterator[Claim]:

@@ -84,7 +84,6 @@ def _exchange(account: Account) -> Proof:
     section=SECTION,
     remedy="divide by this rank's own count, or multiply the loss by the number of ranks",
     reference="huggingface/transformers#34242",
-    is_factor=True,
 )
 def global_divisor_averaged(case: Case) -> Iterator[Claim]:
     """The loss is divided by the count of all ranks, and then the gradients are averaged over them.
@@ -167,7 +166,6 @@ def rank_mean_of_means(case: Case) -> Iterator[Claim]:
     remedy="divide by the number of ranks in the hook, and leave all calls but the last of a "
     "window in `no_sync()`",
     reference="pytorch/pytorch#42399",
-    is_factor=True,
 )
 def comm_hook_not_averaged(case: Case) -> Iterator[Claim]:
     """A communication hook, or a hand, adds the gradients of the ranks and nobody divides the sum.
@@ -367,7 +365,6 @@ def _is_gradient(case: Case, exchange: Exchange) -> bool:
     remedy="gather with `torch.distributed.nn.functional.all_gather`, or multiply the loss by the "
     "number of ranks",
     reference="lightly-ai/lightly#1977",
-    is_factor=True,
 )
 def gather_detached(case: Case) -> Iterator[Claim]:
     """The loss is taken over gathered features, of which only the rank's own carry a gradient.

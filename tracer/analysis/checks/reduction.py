@@ -26,7 +26,6 @@ SECTION = "Reduction of the loss"
     section=SECTION,
     remedy="average the loss, or divide the learning rate by the number of items",
     reference="OneStageDet and darknet divide the learning rate by the batch size instead",
-    is_factor=True,
 )
 def sum_reduction(case: Case) -> Iterator[Claim]:
     """The loss is summed over the items of the batch, so the gradient grows with the batch.
@@ -134,10 +133,11 @@ def broadcast_loss(case: Case) -> Iterator[Claim]:
     Evidence: the loss is reduced over B x B elements, and the operands of the subtraction or
     product below have different ranks. The shape of an operand without gradient is read where
     it was saved, or seen in the values: a matrix a[i] - b[j] is known by its second
-    differences, which are 0.
+    differences, which are 0; so is one that a vector is multiplied with (an advantage).
 
     Silent: for pairs that are asked for (`x[:, None] - y`, `unsqueeze`, `cdist`, `@`, a
-    transpose in the line), for operands of one rank, and inside modules with parameters.
+    transpose in the line), for operands of one rank, and inside modules with parameters, but for
+    the module that takes the loss itself.
     """
     for call, steps in _calls_of_kinds(case):
         facts = case.call(call.order)
@@ -168,9 +168,12 @@ def _spread_below(case: Case, facts: CallFacts, ended: Ended, shape: Shape) -> i
     edges = facts.structure.edges
     stack = [edges[number].receiver for number in ended.edges] + [ended.node]
     seen: set[int] = set()
+    reduced_by = ended.strand.reductions[-1].node
+    loss = facts.node(reduced_by).module if reduced_by >= 0 else None
     while stack:
         node = stack.pop()
-        if node in seen or case.is_in_network(facts, node):
+        is_of_loss = loss is not None and facts.node(node).module == loss
+        if node in seen or (case.is_in_network(facts, node) and not is_of_loss):
             continue
         seen.add(node)
         received = facts.received.get(node, {}).get(0)
@@ -200,6 +203,8 @@ def _is_accident(case: Case, facts: CallFacts, node: int, size: int) -> bool:
         return any(_is_grid(facts, s.edge.sender) for s in facts.arriving.get(node, ()))
     if name.startswith(PRODUCTS):
         saved = facts.saved(node)
+        if saved.get("operand_grid_error", 1.0) < GRID:
+            return True
         shapes = {*sent, *(tuple(saved[k]) for k in ("self_sizes", "other_sizes") if k in saved)}
         return shapes == {(size, 1), (size,)}
     return False
@@ -233,9 +238,14 @@ def _broadcast(case: Case, facts: CallFacts, node: int, size: int, steps: list[i
     own = next(s.tensor.form.shape for s in facts.leaving[node] if len(s.tensor.form.shape) < 3)
     other = (size,) if len(own) == 2 else (size, 1)
     found = facts.node(node)
+    how = f"operands of shapes {own} and {other} were broadcast to ({size}, {size})"
+    if "operand_grid_error" in facts.saved(node):
+        how = (
+            f"what {own} is multiplied with is ({size}, {size}), made of {size} + {size} numbers "
+            "by broadcasting, on a line before"
+        )
     return Claim(
-        f"the loss is taken over {size} x {size} pairs, not over {size} items: operands of shapes "
-        f"{own} and {other} were broadcast to ({size}, {size})",
+        f"the loss is taken over {size} x {size} pairs, not over {size} items: {how}",
         found.source,
         sorted(b for b in facts.writers),
         None,
@@ -358,7 +368,6 @@ def weighted_mean(case: Case) -> Iterator[Claim]:
     section=SECTION,
     remedy="divide once: take out one of the two",
     reference="huggingface/accelerate#3533",
-    is_factor=True,
 )
 def double_division(case: Case) -> Iterator[Claim]:
     """The loss or its gradient is divided by the same count twice, by the user and by a library.

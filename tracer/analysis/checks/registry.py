@@ -16,11 +16,7 @@ Function = Callable[[Case], Iterable[Claim]]
 
 @dataclass(frozen=True)
 class Check:
-    """A rule over a `Case`, with what all its findings share.
-
-    `is_factor` marks those that find a constant factor: all of a gradient is so many times what it
-    should be, in the right direction. Optimizers react to that in different ways.
-    """
+    """A rule over a `Case`, with what all its findings share."""
 
     slug: str
     severity: Severity
@@ -28,7 +24,6 @@ class Check:
     remedy: str
     reference: str
     section: str
-    is_factor: bool = False
 
     @property
     def documentation(self) -> str:
@@ -47,14 +42,13 @@ def check(
     section: str,
     remedy: str,
     reference: str = "",
-    is_factor: bool = False,
 ) -> Callable[[Function], Function]:
     """Put a function into the table. `severity` is the highest that it gives."""
 
     def register(function: Function) -> Function:
         if slug in CHECKS:
             raise ValueError(f"a second check called {slug}")
-        CHECKS[slug] = Check(slug, severity, function, remedy, reference, section, is_factor)
+        CHECKS[slug] = Check(slug, severity, function, remedy, reference, section)
         return function
 
     return register

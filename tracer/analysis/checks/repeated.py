@@ -12,6 +12,9 @@ from tracer.analysis.checks.decay import added_decay
 from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.program import (
     ACCUMULATION,
+    EVERY_SO_MANY,
+    LOOP_OVER_UNITS,
+    PARTS_OF_A_BATCH,
     UNITS,
     parted,
     says,
@@ -64,7 +67,6 @@ def _streams(case: Case) -> Iterator[_Stream]:
     section=SECTION,
     remedy="divide the loss by the number of calls per step",
     reference="axolotl#2262, huggingface/transformers#35438",
-    is_factor=True,
 )
 def accumulation_not_divided(case: Case) -> Iterator[Claim]:
     """Several backward calls, each of a mean, are added before the step, and nobody divides by k.
@@ -73,11 +75,12 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
     long; Adam hides it.
 
     Evidence: k calls of one line in the window, and the items of each call have weights that
-    come to 1. A warning if each call had a batch of its own from one `DataLoader`, or the lines
-    speak of accumulating micro-batches, and the optimizer does not cancel the factor: Adam does, if
-    nothing comes before it that sees the size of the gradient, which a clip by norm and a weight
-    decay that is added to the gradient do. Without these signs (several losses, chunks of a
-    sequence, episodes, tasks) the sum may be meant, and it is a note.
+    come to 1. A warning if each call had a batch of its own from one `DataLoader`, if the step is
+    made in every k-th turn of a loop (`if i % k == 0`), or the lines speak of accumulating, of
+    micro-batches or of `x.chunk(k)`; and the optimizer does not cancel the factor. Adam does, if
+    nothing before it sees the size of the gradient, as a clip by norm and a weight decay that is
+    added to it do. Without these signs (several losses, chunks of a sequence), and where the lines
+    speak of tasks, episodes and the like, the sum may be meant, and it is a note.
 
     Silent: when the loss or the gradient is divided by k, and for a loss that is a sum anyhow.
     """
@@ -90,8 +93,8 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
         if any(is_same(f.value, Fraction(1, count)) and f.kind != "reduction"
                for r in rows for f in (*r.loss, *r.after)):  # fmt: skip
             continue
-        is_meant = stream.from_loader or _speaks_of_parts(case, stream)
-        severity: Severity = "warning" if is_meant and _sees_factor(case, account) else "note"
+        is_sure = _is_of_parts(case, stream) and _sees_factor(case, account)
+        severity: Severity = "warning" if is_sure else "note"
         yield Claim(
             f"{count} backward calls, each of a mean, are added and not divided: the gradient is "
             f"{count} x the mean over the {sum(stream.counts):,} items of the window",
@@ -110,20 +113,26 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
         )
 
 
-def _speaks_of_parts(case: Case, stream: _Stream) -> bool:
-    """Whether the script calls the calls of a window parts of one batch."""
-    return says(_said_of(case, stream), ACCUMULATION)
+def _is_of_parts(case: Case, stream: _Stream) -> bool:
+    """Whether something says that the calls of a window are parts of one batch.
+
+    Each had a batch of its own from a loader; or the script speaks of micro-batches, or makes the
+    step in every k-th turn of the loop. Not where it speaks of tasks, episodes and the like.
+    """
+    texts, guards = _said_of(case, stream)
+    if says(texts, UNITS) or says(texts, LOOP_OVER_UNITS):
+        return False
+    is_said = says(texts, ACCUMULATION) or says(texts, PARTS_OF_A_BATCH)
+    return stream.from_loader or is_said or says(guards, EVERY_SO_MANY)
 
 
-def _said_of(case: Case, stream: _Stream) -> list[str]:
-    """The words at the calls, their loss and the step, where these are apart from one another."""
+def _said_of(case: Case, stream: _Stream) -> tuple[list[str], list[str]]:
+    """The words at the calls, their loss and the step, where these part; those of the step."""
     step = stream.account.ledger.step
     call = stream.calls[0].source
-    texts = [case.text(call), case.text(_loss_line(stream.rows[0]))]
-    if step is not None:
-        here, there = parted(case.trace, call, step.source)
-        texts += [*here, *there]
-    return texts
+    here, there = parted(case.trace, call, None if step is None else step.source)
+    loss = case.text(_loss_line(stream.rows[0])).strip()
+    return [loss, *here, *there], there
 
 
 def _sees_factor(case: Case, account: Account) -> bool:
@@ -187,8 +196,7 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     for key, streams in ragged.items():
         severity = _raggedness(streams, even[key])
         for stream in streams:
-            is_sure = _is_accumulated(stream) and _is_of_items(stream)
-            is_sure = is_sure and not _speaks_of_units(case, stream)
+            is_sure = _is_accumulated(case, stream) and _is_of_items(stream)
             yield _mean_of_means(case, stream, severity if is_sure else "note")
 
 
@@ -202,17 +210,14 @@ def _raggedness(streams: list[_Stream], even: int) -> Severity:
     return "warning"
 
 
-def _speaks_of_units(case: Case, stream: _Stream) -> bool:
-    """Whether the script calls what each call averages over something of its own: a task."""
-    return not stream.from_loader and says(_said_of(case, stream), UNITS)
-
-
-def _is_accumulated(stream: _Stream) -> bool:
-    """Whether the calls are meant as parts of one batch: something says so."""
-    is_divided = is_same(
-        call_total(stream.rows, stream.calls[0].order), Fraction(1, len(stream.calls))
-    )
-    return stream.from_loader or is_divided or any(row.masked for row in stream.rows)
+def _is_accumulated(case: Case, stream: _Stream) -> bool:
+    """Whether the calls are meant as parts of one batch: something says so, and nothing else."""
+    if any(row.masked for row in stream.rows) or _is_of_parts(case, stream):
+        return True
+    texts, _ = _said_of(case, stream)
+    share = call_total(stream.rows, stream.calls[0].order)
+    is_divided = is_same(share, Fraction(1, len(stream.calls)))
+    return is_divided and not says(texts, UNITS) and not says(texts, LOOP_OVER_UNITS)
 
 
 def _is_of_items(stream: _Stream) -> bool:
@@ -248,7 +253,6 @@ def _mean_of_means(case: Case, stream: _Stream, severity: Severity) -> Claim:
     section=SECTION,
     remedy="divide by the calls that this window really has, or drop the rest",
     reference="Lightning-AI/pytorch-lightning#19987",
-    is_factor=True,
 )
 def short_window(case: Case) -> Iterator[Claim]:
     """The loss is divided by the usual number of calls, but this window has another number of them.
@@ -364,7 +368,6 @@ def _is_kept_on_purpose(entry: Entry) -> bool:
     section=SECTION,
     remedy="send each loss backward once: add the losses and call backward() a single time",
     reference='the usual outcome of silencing "backward through the graph a second time"',
-    is_factor=True,
 )
 def double_backward_same_graph(case: Case) -> Iterator[Claim]:
     """The same term of a loss is sent backward twice into one window, by `retain_graph=True`.

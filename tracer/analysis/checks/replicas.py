@@ -44,7 +44,6 @@ def _line(rows: Sequence[Row]) -> int | None:
     section=SECTION,
     remedy="average what the replicas return: `loss.mean().backward()`",
     reference="nyu-mll/jiant#989",
-    is_factor=True,
 )
 def replica_losses_summed(case: Case) -> Iterator[Claim]:
     """DataParallel returns one loss per replica, each a mean, and the script adds them.

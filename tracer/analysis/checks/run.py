@@ -17,7 +17,6 @@ from tracer.analysis.exact import said, tidy
 __all__ = ["Report", "examine"]
 
 SILENCED = re.compile(r"#\s*tracer:\s*ignore(?:\[([^\]]*)\])?")
-MOST_FACTORS = 3
 MOST_EVIDENCE = 8
 
 
@@ -72,18 +71,7 @@ def _findings(case: Case, check: Check) -> list[Finding]:
         severity = claim.severity or check.severity
         key = (case.line(claim.source), severity) if claim.source is not None else claim.message
         places.setdefault(key, []).append(claim)
-    groups = [group for claims in places.values() for group in _by_factor(claims, check)]
-    return [_joined(case, check, group) for group in groups]
-
-
-def _by_factor(claims: list[Claim], check: Check) -> list[list[Claim]]:
-    """Claims at one line: of constant factors apart, if they are few; of others together."""
-    if not check.is_factor or any(isinstance(claim.factor, float) for claim in claims):
-        return [claims]
-    found: dict[str, list[Claim]] = {}
-    for claim in claims:
-        found.setdefault(said(claim.factor) if claim.factor is not None else "", []).append(claim)
-    return list(found.values()) if len(found) <= MOST_FACTORS else [claims]
+    return [_joined(case, check, claims) for claims in places.values()]
 
 
 def _joined(case: Case, check: Check, claims: list[Claim]) -> Finding:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracer.analysis.callfacts import CallFacts
 from tracer.events import Layout, Node
 from tracer.tracefile import Trace
 
-__all__ = ["Divisor", "Traits", "traits_of"]
+__all__ = ["Divisor", "Traits", "depths", "traits_of"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,14 @@ def _sends_nothing(trace: Trace, layout: Layout, node: int) -> bool:
     edges = trace.structure(layout.structure).edges
     own = (c for c in layout.contributions if edges[c.edge].sender == node)
     return any(trace.forms[contribution.form].elements == 0 for contribution in own)
+
+
+def depths(facts: CallFacts) -> dict[int, int]:
+    """The longest way from a root to each node."""
+    found: dict[int, int] = {}
+    for node in facts.order:
+        here = found.setdefault(node, 0)
+        for sent in facts.leaving.get(node, ()):
+            receiver = sent.edge.receiver
+            found[receiver] = max(found.get(receiver, 0), here + 1)
+    return found
