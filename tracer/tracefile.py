@@ -198,8 +198,8 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+_json = json.JSONEncoder(separators=(",", ":")).encode
+"""`json.dumps` makes an encoder for each call."""
 
 
 def _doubles(values: Iterable[float]) -> bytes:

@@ -204,6 +204,91 @@ def test_a_buffer_changed_behind_its_version_is_measured_again() -> None:
     assert changed == measured(buffer)[0] != first
 
 
+def test_a_small_buffer_in_the_next_event_has_the_numbers_of_its_copy_until_it_changes() -> None:
+    buffer = torch.randn(3000)
+    call, step = Shelf(), Shelf()
+    call.add(buffer, kept=True)
+    first = array("f", call.fetch().measurements)
+
+    step.add(buffer, recalled=True)
+    buffer.data[2999] *= -3
+    step.add(buffer, recalled=True)
+    numbers = array("f", step.fetch().measurements)
+
+    assert numbers[:ROW_WIDTH] == first
+    assert list(numbers[ROW_WIDTH:]) == measured(buffer)[0] != list(first)
+
+
+@pytest.mark.parametrize("elements", [1, 16, 5000])
+def test_a_small_buffer_is_told_from_what_lay_at_its_address(elements: int) -> None:
+    memory = torch.randn(elements)
+    shelf = Shelf()
+    shelf.add(memory, kept=True)
+    shelf.fetch()
+    other = memory.view(torch.int32).view(torch.float32)[: elements // 2 + 1]
+
+    found = Shelf()
+    found.add(other, recalled=True)
+    fetched = found.fetch()
+
+    assert list(array("f", fetched.measurements)) == measured(other)[0]
+    assert array("f", fetched.values).tolist() == (other.tolist() if len(other) <= 16 else [])
+
+
+def test_an_edit_of_small_gradients_behind_their_version_is_what_the_step_consumes(
+    tmp_path: Path,
+) -> None:
+    weight = torch.ones(40, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    with tracer.Recorder(tmp_path / "run.trace"):
+        for divisor in (1, 4):
+            optimizer.zero_grad()
+            (weight * torch.arange(40.0)).sum().backward()
+            assert weight.grad is not None
+            weight.grad.data /= divisor
+            optimizer.step()
+
+    with tracer.load(tmp_path / "run.trace") as trace:
+        norms = [trace.measurements(step)[0].norm for step in trace.steps]
+    assert norms[0] == pytest.approx(torch.arange(40.0).norm().item())
+    assert norms[1] == norms[0] / 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "largest"),
+    [
+        (lambda t: t, 9.5),
+        (lambda t: -t, 9.5),
+        (lambda t: t.abs(), 9.5),
+        (lambda t: -t.abs() - 0.5, 10.0),
+        (lambda t: t * 0, 0.0),
+        (lambda t: t.double(), 9.5),
+    ],
+    ids=["as it is", "negated", "positive", "negative", "zeros", "double"],
+)
+def test_the_largest_number_of_a_large_tensor_of_either_sign(changed, largest) -> None:  # type: ignore[no-untyped-def]
+    tensor = torch.randn(300_000).clamp(-5, 5)
+    tensor[250_001] = 9.5
+
+    row = measured(changed(tensor))[0]
+
+    assert row[3] == largest
+    assert math.copysign(1, row[3]) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 299_999])
+def test_what_is_not_finite_in_a_large_tensor_is_counted(value: float, place: int) -> None:
+    tensor = torch.randn(300_000)
+    tensor[place] = value
+
+    row = measured(tensor)[0]
+
+    assert row[4] == 1
+    assert math.isnan(row[3]) if math.isnan(value) else row[3] == math.inf
+
+
 @pytest.mark.parametrize("shape", [(3000, 1700), (5_000_001,), (40, 70, 50, 41)])
 def test_large_tensors_in_any_memory_order_measure_as_their_copies(shape: tuple[int, ...]) -> None:
     tensor = torch.randn(shape)

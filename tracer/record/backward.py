@@ -174,7 +174,7 @@ class BackwardCalls(Instrument):
             graph=graph,
             shelf=shelf,
             watch=watch,
-            source=self._sources.here(frame),
+            source=self._sources.innermost(users),
             nested_in=nested_in,
             step=self._journal.step,
             started=started,

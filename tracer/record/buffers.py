@@ -86,7 +86,7 @@ class Resets(Instrument):
                     by=f"{type(owner).__qualname__}.zero_grad",
                     set_to_none=set_to_none,
                     buffers=tuple(self._modules.buffer(leaf, users) for leaf in filled),
-                    source=self._sources.here(frame),
+                    source=self._sources.innermost(users),
                     started=self._journal.seconds(),
                 )
             )
@@ -182,7 +182,7 @@ class Steps(Instrument):
             optimizer=self._optimizers(id(optimizer)),
             kind=type(optimizer).__qualname__,
             groups=tuple(groups),
-            source=self._sources.here(frame),
+            source=self._sources.innermost(users),
             started=self._journal.seconds(),
             measurements=measured.measurements,
             values=measured.values,

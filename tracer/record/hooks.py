@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from tracer.record.arenas import ARENA_ELEMENTS
 from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
-from tracer.record.measure import ARENA_ELEMENTS, BlindShelf, Shelf, identity
+from tracer.record.measure import BlindShelf, Shelf, identity, is_small
 from tracer.record.nodes import NodeKind, Saved, hooks_before, kind_of, saved_of
-from tracer.record.sources import Origin, origin_of
+from tracer.record.sources import Origin, origin_in
 
 __all__ = ["Graph", "Taken", "Watch"]
 
@@ -94,30 +95,33 @@ class Graph:
             self._roots.append((self._reach(node), place))
             self._feed(*self._roots[-1])
         edges, edge_of, first = self.edges, self.edge_of, self.first
-        index = self.index
-        number = count = 0
-        while number < len(self.nodes):
+        find, met, feed = self.index.get, self._met, self._feed
+        count = 0
+        for number, node in enumerate(self.nodes):  # which grows meanwhile
             first.append(len(edge_of))
-            for output, (below, place) in enumerate(self.nodes[number].next_functions):
+            for output, (below, place) in enumerate(node.next_functions):
                 if below is None:
                     edge_of.append(-1)
                     continue
-                receiver = index.get(below)
+                receiver = find(below)
                 if receiver is None:
                     receiver = self._reach(below)
-                self._feed(receiver, place)
+                if place or receiver in met:
+                    feed(receiver, place)
+                else:
+                    met.add(receiver)
                 edge_of.append(count)
                 edges.extend((number, output, receiver, place))
                 count += 1
-            number += 1
 
     def _reach(self, node: Any) -> int:
         number = self.index.get(node)
         if number is None:
             number = self.index[node] = len(self.nodes)
-            kind, origin = kind_of(node), origin_of(node)
+            metadata = node.metadata
+            kind, origin = kind_of(node), origin_in(metadata)
             # A node that double backward made holds on to the node it came from: no need.
-            node.metadata.pop("parent_", None)
+            metadata.pop("parent_", None)
             self.nodes.append(node)
             self.kinds.append(kind)
             self.origins.append(origin)
@@ -302,7 +306,7 @@ class Watch:
             same = identity(gradient)
             row = rows.get(same, -1) if same else -1
             if row < 0:
-                row = self._measure(gradient, same, recalled=graph.kinds[number].accumulates)
+                row = self._measure(gradient, same, kept=graph.kinds[number].accumulates)
             if same:
                 rows[same] = row
             self.taken.receipts.extend((number, place, self._form(gradient), row))
@@ -329,21 +333,24 @@ class Watch:
         )  # fmt: skip
 
     def _send(self, number: int, sent: Gradients, rows: dict[Identity, int]) -> None:
-        graph = self._graph
-        start, edges = graph.first[number], graph.edges
-        for output, gradient in enumerate(sent):
-            if gradient is None:
-                continue
-            edge = graph.edge_of[start + output]
-            if edge < 0:
+        graph, shelf = self._graph, self._shelf
+        edges, taken = graph.edges, self.taken.contributions
+        place = graph.first[number]
+        for gradient in sent:
+            edge = graph.edge_of[place]
+            place += 1
+            if gradient is None or edge < 0:
                 continue
             same = identity(gradient)
             row = rows.get(same, -1) if same else -1
-            if row < 0 or not self._shelf.has_fingerprint(row):
-                if gradient.numel() > ARENA_ELEMENTS:
+            if row < 0 or not shelf.has_fingerprint(row):
+                receiver = graph.kinds[edges[4 * edge + 2]]
+                if is_small(same):
+                    row = shelf.add_small(same, kept=receiver.accumulates)
+                elif gradient.numel() > ARENA_ELEMENTS:
                     row = self._measure(gradient, same, **self._how(edge, gradient, same, rows))
                 else:
-                    row = self._measure(gradient, same)
+                    row = self._measure(gradient, same, kept=receiver.accumulates)
             form = self._form(gradient)
             if same:
                 rows[same] = row
@@ -351,7 +358,7 @@ class Watch:
                     self._alone[edges[4 * edge + 2], edges[4 * edge + 3]] = (
                         id(gradient), gradient._version, same, row, form,
                     )  # fmt: skip
-            self.taken.contributions.extend((edge, form, row))
+            taken.extend((edge, form, row))
 
     def _how(
         self, edge: int, gradient: torch.Tensor, same: Identity, rows: dict[Identity, int]
@@ -365,7 +372,7 @@ class Watch:
             and not self._graph.hooks[receiver][0]
         )
         like = next((row for known, row in rows.items() if known[:2] == same[:2]), None)
-        return {"recalled": kind.accumulates, "projected": not waits, "like": like}
+        return {"kept": kind.accumulates, "projected": not waits, "like": like}
 
 
 def _is_distributed() -> bool:

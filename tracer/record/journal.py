@@ -69,7 +69,8 @@ class Journal:
         self._writer = writer
         self.detail = detail
         self._lock = threading.RLock()
-        self._known: dict[type, dict[Hashable, int]] = {}
+        self._forms: dict[Hashable, int] = {}
+        self._known: dict[type, dict[Hashable, int]] = {Form: self._forms}
         self._orders = itertools.count(1)
         self._began = time.perf_counter()
         self.step = 1
@@ -95,7 +96,7 @@ class Journal:
     def form(self, tensor: torch.Tensor) -> int:
         """The id of the tensor's shape, dtype and device."""
         key = (tensor.shape, tensor.dtype, tensor.device)
-        number = self._known.get(Form, {}).get(key)
+        number = self._forms.get(key)
         if number is not None:
             return number
         return self.intern(

@@ -1,15 +1,11 @@
 """A tensor as the trace keeps it: sum, norm, largest, non-finite, fingerprint, small values.
 
 NOTE [Measuring]
-Most gradients of a small net have fewer elements than an operation of torch takes nanoseconds to
-start. On the CPU a small tensor is therefore only copied when it is seen, by `memmove` into a row
-of 1024 numbers or some such rows (an *arena*), and all rows are measured together when the arena
-is full or the event is over: one matrix product for the sums and fingerprints of all, one norm, one
-largest. A large tensor is measured on the spot, in blocks that stay in the processor's cache, so
-that its memory is read once: one product, one dot product, a maximum and a minimum for each block.
-No tensor is kept. On other devices every measurement is on the spot, nothing waits for the device,
-and the numbers are fetched once, at the end. Which numbers come out depends on the tensor alone,
-not on what lies beside it in the arena.
+On the CPU a small tensor is only copied when it is seen, and measured together with others later:
+`tracer/record/arenas.py`. A large one is measured on the spot, in blocks that stay in the
+processor's cache, so that its memory is read once: `tracer/record/large.py`. No tensor is kept. On
+other devices every measurement is on the spot, nothing waits for the device, and the numbers are
+fetched once, at the end. Which numbers come out depends on the tensor alone.
 
 The fingerprint itself: NOTE [Fingerprints] in `tracer/record/signs.py`.
 """
@@ -20,12 +16,25 @@ import ctypes
 import math
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 
 from tracer.events import FINGERPRINT_LENGTH, ROW_WIDTH, SMALL
+from tracer.record import arenas, large
+from tracer.record.arenas import (
+    ARENA_ELEMENTS,
+    FINGERPRINT,
+    IMAGINARY,
+    LARGEST,
+    MOST_ROWS,
+    NONFINITE,
+    NORM,
+    REAL,
+    ROW_BYTES,
+    Arena,
+    bytes_of,
+)
 from tracer.record.quiet import is_transformed, plain, quietly
 from tracer.record.shards import Place, place_of
 from tracer.record.signs import COLUMNS, column_signs, project_at, project_ones, row_signs
@@ -35,26 +44,12 @@ __all__ = [
     "Measured",
     "Shelf",
     "identity",
+    "is_small",
     "is_transformed",
     "plain",
     "quietly",
     "shelf_for",
 ]
-
-ARENA_ROWS = 512
-"""Rows of one arena; 2 MiB of float32, what a processor core has as its own cache."""
-
-ARENA_ELEMENTS = 16 * COLUMNS
-"""Tensors of so many elements or fewer wait in an arena; larger ones are worth their dispatches."""
-
-BLOCK_ROWS = 128
-"""Rows of a large tensor that are measured at once, half a MiB: they are read from the cache."""
-
-STREAMED = 2**22
-"""Elements from which a tensor that is not contiguous is copied piece by piece."""
-
-REAL, IMAGINARY, NORM, LARGEST, NONFINITE, FINGERPRINT = range(6)
-"""Columns of a stored row."""
 
 Row = tuple[int, bool, bool]
 
@@ -105,10 +100,16 @@ def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     return same if tensor.is_contiguous() else (*same, tensor.shape, tensor.stride())
 
 
+def is_small(same: tuple[Any, ...]) -> bool:
+    """Whether an `identity` is that of an ordinary tensor that waits in an arena."""
+    return len(same) == 4 and same[2] <= ARENA_ELEMENTS and same[3] in _MEASURED_AS_THEY_ARE
+
+
 class _How(NamedTuple):
     """How to measure: see `Shelf.add`."""
 
     like: int | None = None
+    kept: bool = False
     recalled: bool = False
     projected: bool = True
 
@@ -124,133 +125,22 @@ class Measured(NamedTuple):
     values: bytes
 
 
-class _Arena:
-    """Rows of memory in which small tensors of one dtype wait to be measured together."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.data = torch.zeros(ARENA_ROWS, COLUMNS, dtype=dtype, device="cpu")
-        self.address = self.data.data_ptr()
-        self.size = dtype.itemsize
-        self.pitch = COLUMNS * self.size
-        self.used = 0
-        self.numbers: list[int] = []
-        """Row of the shelf, for each tensor in here."""
-        self.elements: list[int] = []
-        self.first: list[int] = []
-        """Row of the arena at which it begins."""
-
-    def copy(self, number: int, elements: int, source: int) -> None:
-        """Take in a contiguous tensor of the arena's dtype, by its address."""
-        rows, rest = divmod(elements, COLUMNS)
-        place = self.address + self.used * self.pitch
-        length = elements * self.size
-        ctypes.memmove(place, source, length)
-        if rest:
-            ctypes.memset(place + length, 0, self.pitch - rest * self.size)
-            rows += 1
-        self.numbers.append(number)
-        self.elements.append(elements)
-        self.first.append(self.used)
-        self.used += rows
-
-    def clear(self) -> None:
-        self.used = 0
-        self.numbers, self.elements, self.first = [], [], []
-
-    def measure(self) -> torch.Tensor:
-        """The stored row of each tensor in here: (tensors, 13), float32 on the CPU."""
-        # Two rows at least: a product of one row takes another path, and rounds otherwise.
-        data = self.data[: max(self.used, 2)]
-        table = _products(data)[: self.used]
-        table[:, NORM] = torch.linalg.vector_norm(data, dim=1)[: self.used]
-        table[:, LARGEST] = torch.maximum(data.amax(1), -data.amin(1))[: self.used]
-        if self.used != len(self.numbers):
-            table = _gather(table, tuple(self.elements))
-        norm, largest = table[:, NORM], table[:, LARGEST]
-        if not (((norm < 1e18) & (norm > 1e-15)) | (largest == 0)).all():
-            self._mend(table)
-        return table.float()
-
-    def _mend(self, table: torch.Tensor) -> None:
-        """Count what is not finite; norms whose squares left float32's range, in double."""
-        for index, norm in enumerate(table[:, NORM].tolist()):
-            if norm == 0 or not 1e-15 < norm < 1e18:
-                flat = self.data.view(-1)[self.first[index] * COLUMNS :][: self.elements[index]]
-                table[index, NONFINITE] = (~flat.isfinite()).sum()
-                table[index, NORM] = torch.linalg.vector_norm(flat, dtype=torch.float64)
-
-    def small(self) -> Iterator[tuple[int, bytes]]:
-        """The values of those tensors that are kept whole."""
-        for number, elements, first in zip(self.numbers, self.elements, self.first, strict=True):
-            if elements <= SMALL:
-                place = self.address + first * self.pitch
-                yield number, ctypes.string_at(place, elements * self.size)
-
-
-def _products(data: torch.Tensor) -> torch.Tensor:
-    """For each row its sum and fingerprint, where a stored row has them: (rows, 13)."""
-    signs = _stored_signs(data.dtype)
-    if data.dtype is torch.float64 or torch.get_float32_matmul_precision() == "highest":
-        return data @ signs
-    # mv is not subject to TF32 or bf16 shortcuts.
-    return torch.stack([torch.mv(data, column) for column in signs.t().contiguous()], dim=1)
-
-
-@lru_cache(maxsize=2)
-def _stored_signs(dtype: torch.dtype) -> torch.Tensor:
-    """The column signs with the places of a stored row, zeros where it has something else."""
-    signs = torch.zeros(COLUMNS, ROW_WIDTH, dtype=dtype, device="cpu")
-    columns = column_signs(dtype, CPU)
-    signs[:, REAL] = columns[0]
-    signs[:, FINGERPRINT:] = columns[1:].t()
-    return signs
-
-
-def _gather(table: torch.Tensor, elements: tuple[int, ...]) -> torch.Tensor:
-    """Of the rows of an arena the tensors they belong to."""
-    owners, signs = _owners(elements, table.dtype)
-    largest = table[:, LARGEST].clone()
-    table = table * signs
-    table[:, NORM].square_()
-    gathered = table.new_zeros(len(elements), ROW_WIDTH).index_add_(0, owners, table)
-    gathered[:, NORM].sqrt_()
-    gathered[:, LARGEST] = largest.new_zeros(len(elements)).scatter_reduce_(
-        0, owners, largest, "amax"
-    )
-    return gathered
-
-
-@lru_cache(maxsize=64)
-def _owners(elements: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each row of an arena its tensor, and the row signs in the places of a stored row."""
-    counts = [-(-count // COLUMNS) for count in elements]
-    owners = torch.tensor(
-        [owner for owner, count in enumerate(counts) for _ in range(count)], dtype=torch.int64
-    )
-    inside = torch.tensor([row for count in counts for row in range(count)], dtype=torch.int64)
-    signs = torch.ones(len(inside), ROW_WIDTH, dtype=dtype)
-    table = row_signs(ARENA_ELEMENTS // COLUMNS, dtype, CPU)
-    signs[:, FINGERPRINT:] = table[1:, inside].t()
-    return owners, signs
-
-
 class Shelf:
     """Measurements of one event; those of other devices stay there until `fetch`.
 
     Keeps no tensor that it was given: small ones are copied.
     """
 
-    _spare: dict[torch.dtype, list[_Arena]] = {}  # noqa: RUF012 - shared: arenas are used again
-
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self._arenas: dict[torch.dtype, _Arena] = {}
-        self._batches: list[tuple[list[int], torch.Tensor]] = []
+        self._arenas: dict[torch.dtype, Arena] = {}
+        self._stored: list[tuple[list[int], bytes]] = []
+        """Finished rows by their numbers, those of whole batches and those recalled."""
         self._direct: dict[int, list[float]] = {}
         self._distant: dict[int, torch.Tensor] = {}
         self._small: dict[int, bytes | torch.Tensor] = {}
         # Of rows without a fingerprint what there is of their memory, in its own order.
-        self._turned: dict[int, _Found] = {}
+        self._turned: dict[int, large.Found] = {}
         self._lock = threading.Lock()
 
     def add(
@@ -259,27 +149,58 @@ class Shelf:
         same: tuple[object, ...] = (),
         *,
         like: int | None = None,
+        kept: bool = False,
         recalled: bool = False,
         projected: bool = True,
     ) -> int | None:
         """Measure a tensor; its row number, or None where its values cannot be read.
 
         `same` is its `identity`, if that is known. `like` is the row of a tensor of the same
-        memory in another order: all but the fingerprint is the same. `recalled`: it is, or becomes,
-        a buffer, which may be asked for again; a large one that is unchanged to the bit, by its
-        version and a checksum, is not measured twice. Not `projected`: leave out the fingerprint of
-        a large tensor that is not contiguous, which would have to be copied for it.
+        memory in another order: all but the fingerprint is the same. `kept`: it will be a buffer,
+        which is asked for again. `recalled`: it is a buffer; one that is unchanged since it was
+        kept, by all its bytes or by checksums of them, is not measured twice. Not `projected`:
+        leave out the fingerprint of a large tensor that is not contiguous, which would have to be
+        copied for it.
         """
         if not same:
             same = identity(tensor)
-        if len(same) == 4:
-            address, _, elements, dtype = same
-            if elements <= ARENA_ELEMENTS and dtype in _MEASURED_AS_THEY_ARE:  # type: ignore[operator]
-                row = (elements, False, dtype is torch.float64)
-                return self._copy(row, dtype, address)  # type: ignore[arg-type]
+        if is_small(same):
+            return self.add_small(same, kept=kept, recalled=recalled)
         with quietly():
-            how = _How(like, recalled, projected)
+            how = _How(like, kept or recalled, recalled, projected)
             return self._add(tensor, how)
+
+    def add_small(
+        self, same: tuple[Any, ...], *, kept: bool = False, recalled: bool = False
+    ) -> int:
+        """Measure a tensor by its `identity` alone, which `is_small`."""
+        address, _, elements, dtype = same
+        row = (elements, False, dtype is torch.float64)
+        if not recalled:
+            return self._copy(row, dtype, address, kept)
+        known = arenas.recalled(address, elements, dtype)
+        if known is None:
+            return self._copy(row, dtype, address, True)
+        number = self._number(row)
+        self._stored.append(([number], known))
+        if elements <= SMALL:
+            self._small[number] = ctypes.string_at(address, elements * dtype.itemsize)
+        return number
+
+    def _copy(self, row: Row, dtype: torch.dtype, address: int, kept: bool = False) -> int:
+        with self._lock:
+            arena = self._arenas.get(dtype)
+            if arena is None:
+                arena = self._arenas[dtype] = Arena.open(dtype)
+            elif arena.used + row[0] // COLUMNS >= MOST_ROWS:
+                with quietly():
+                    self._close(arena)
+            number = len(self.rows)
+            self.rows.append(row)
+            arena.copy(number, row[0], address)
+            if kept:
+                arena.keep(address)
+        return number
 
     def add_part(
         self, tensor: torch.Tensor, place: Place | None, *, recalled: bool = False
@@ -306,7 +227,7 @@ class Shelf:
         self._measure(number, tensor if is_complex else flat, is_complex, _PLAINLY)
         self._put_fingerprint(number, flat, _project_part(flat, place, 1 + is_complex))
         if elements <= SMALL:
-            self._small[number] = _bytes(flat) if flat.is_cpu else flat.clone()
+            self._small[number] = bytes_of(flat) if flat.is_cpu else flat.clone()
         return number
 
     def _put_fingerprint(self, number: int, flat: torch.Tensor, projected: torch.Tensor) -> None:
@@ -315,31 +236,13 @@ class Shelf:
         else:
             self._distant[number][FINGERPRINT:] = projected[1:]
 
-    def _copy(self, row: Row, dtype: torch.dtype, address: int) -> int:
-        elements = row[0]
-        with self._lock:
-            arena = self._arenas.get(dtype)
-            if arena is None:
-                arena = self._arenas[dtype] = self._open(dtype)
-            elif arena.used * COLUMNS + elements > (ARENA_ROWS - 1) * COLUMNS:
-                with quietly():
-                    self._close(arena)
-            number = len(self.rows)
-            self.rows.append(row)
-            arena.copy(number, elements, address)
-        return number
-
-    @classmethod
-    def _open(cls, dtype: torch.dtype) -> _Arena:
-        spare = cls._spare.get(dtype)
-        return spare.pop() if spare else _Arena(dtype)
-
-    def _close(self, arena: _Arena) -> None:
+    def _close(self, arena: Arena) -> None:
         """Measure what waits in an arena, which is empty then."""
-        if arena.numbers:
-            self._batches.append((arena.numbers, arena.measure()))
+        if arena.batch.table is None:
+            batch = arena.measure()
+            assert batch.table is not None
+            self._stored.append((batch.numbers, batch.table))
             self._small.update(arena.small())
-        arena.clear()
 
     def _add(self, tensor: torch.Tensor, how: _How) -> int | None:
         if not is_ordinary(tensor):
@@ -380,7 +283,7 @@ class Shelf:
             if elements <= SMALL:
                 # Off the CPU the copy waits for `fetch`: reading it here would wait for the device.
                 flat = tensor.reshape(-1)
-                self._small[number] = _bytes(flat) if flat.is_cpu else flat.clone()
+                self._small[number] = bytes_of(flat) if flat.is_cpu else flat.clone()
         return number
 
     def _number(self, row: Row) -> int:
@@ -392,26 +295,26 @@ class Shelf:
         if not tensor.is_cpu:
             self._distant[number] = _measure_there(tensor.reshape(-1), is_complex)
         elif is_complex:
-            self._direct[number] = _measure_here(tensor).row
+            self._direct[number] = large.measured(tensor).row
             _mend_complex(self._direct[number], tensor)
         else:
             self._direct[number] = self._measure_large(number, tensor, how)
 
     def _measure_large(self, number: int, tensor: torch.Tensor, how: _How) -> list[float]:
-        memory = None if how.projected else in_memory_order(tensor)
+        memory = None if how.projected else large.in_memory_order(tensor)
         if memory is not None:
-            found = self._turned[number] = _measure_here(memory, recalled=True)
-            return found.row[:FINGERPRINT] + _UNPROJECTED
+            found = self._turned[number] = large.measured(memory, recalled=True)
+            return found.row[:FINGERPRINT] + large.UNPROJECTED
         turned = None if how.like is None else self._turned.get(how.like)
         if turned is not None and tensor.is_contiguous():
-            if how.recalled:
-                _remember(tensor, turned)
+            if how.kept:
+                large.remember(tensor, turned)
             return turned.row
-        known = _recall(tensor) if how.recalled else None
+        known = large.recall(tensor) if how.recalled else None
         if known is None:
-            known = _measure_here(tensor, how.recalled)
-            if how.recalled:
-                _remember(tensor, known)
+            known = large.measured(tensor, how.kept)
+            if how.kept:
+                large.remember(tensor, known)
         return known.row
 
     def has_fingerprint(self, row: int | None) -> bool:
@@ -450,32 +353,36 @@ class Shelf:
         with quietly():
             for arena in self._arenas.values():
                 self._close(arena)
-                self._spare.setdefault(arena.data.dtype, []).append(arena)
-            measured = Measured(tuple(self.rows), _bytes(self._table()), self._small_bytes())
+                arena.give_back()
+            measured = Measured(tuple(self.rows), self._table(), self._small_bytes())
         self.__init__()  # type: ignore[misc]
         return measured
 
-    def _table(self) -> torch.Tensor:
-        if len(self._batches) == 1 and len(self._batches[0][0]) == len(self.rows):
-            return self._batches[0][1]
-        table = torch.zeros(len(self.rows), ROW_WIDTH, dtype=torch.float32, device="cpu")
-        for numbers, batch in self._batches:
-            table[torch.tensor(numbers, dtype=torch.int64, device="cpu")] = batch
+    def _table(self) -> bytes:
+        """All stored rows, one after the other."""
+        if len(self._stored) == 1 and len(self._stored[0][0]) == len(self.rows):
+            return self._stored[0][1]
+        table = bytearray(len(self.rows) * ROW_BYTES)
+        for numbers, rows in (*self._stored, *self._computed()):
+            for index, number in enumerate(numbers):
+                row = rows[index * ROW_BYTES : (index + 1) * ROW_BYTES]
+                table[number * ROW_BYTES : (number + 1) * ROW_BYTES] = row
+        return bytes(table)
+
+    def _computed(self) -> Iterator[tuple[list[int], bytes]]:
+        """The rows that were measured alone, here and on other devices."""
         if self._direct:
-            where = torch.tensor(list(self._direct), dtype=torch.int64, device="cpu")
-            values = list(self._direct.values())
-            table[where] = torch.tensor(values, dtype=torch.float64, device="cpu").float()
+            values = torch.tensor(list(self._direct.values()), dtype=torch.float64, device="cpu")
+            yield list(self._direct), bytes_of(values.float())
         for device in {tensor.device for tensor in self._distant.values()}:
             mine = {n: t for n, t in self._distant.items() if t.device == device}
-            where = torch.tensor(list(mine), dtype=torch.int64, device="cpu")
-            table[where] = torch.stack(list(mine.values())).cpu()
-        return table
+            yield list(mine), bytes_of(torch.stack(list(mine.values())).cpu())
 
     def _small_bytes(self) -> bytes:
         parts = []
         for number in sorted(self._small):
             kept = self._small[number]
-            parts.append(kept if isinstance(kept, bytes) else _bytes(kept.cpu()))
+            parts.append(kept if isinstance(kept, bytes) else bytes_of(kept.cpu()))
         return b"".join(parts)
 
 
@@ -494,12 +401,6 @@ def shelf_for(detail: str) -> Shelf:
     return BlindShelf() if detail == "structure" else Shelf()
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
-    """The memory of a CPU tensor, without numpy, which torch does not require."""
-    tensor = tensor.contiguous()
-    return ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())
-
-
 def _uniform(value: float, elements: int) -> list[float]:
     total, *fingerprint = (one * value for one in project_ones(elements))
     size = abs(value)
@@ -515,169 +416,6 @@ def _uniform_there(value: torch.Tensor, elements: int) -> torch.Tensor:
     nonfinite = (~value.isfinite()) * elements
     facts = [projected[:1], size * 0, size * math.sqrt(elements), size, nonfinite, projected[1:]]
     return torch.cat(facts).float()
-
-
-class _Found(NamedTuple):
-    """A stored row, and the checksum of the memory it was measured from."""
-
-    row: list[float]
-    bits: int | None
-
-
-def _measure_here(tensor: torch.Tensor, recalled: bool = False) -> _Found:
-    """The stored row of a float32 or float64 tensor on the CPU, its memory read once."""
-    norm, projection = _Norm(), _Projection(tensor.numel(), tensor.dtype)
-    bits: int | None = 0 if recalled and _has_bits(tensor) else None
-    for piece in _pieces(tensor):
-        norm.add(piece)
-        projection.add(piece)
-        if bits is not None:
-            bits += _bits(piece)
-    total, *fingerprint = projection.total()
-    return _Found([total, 0.0, *norm.total(tensor), *fingerprint], bits)
-
-
-_UNPROJECTED = [math.nan] * FINGERPRINT_LENGTH
-
-
-class _Norm:
-    """Norm, largest and non-finite of a tensor that comes in pieces."""
-
-    def __init__(self) -> None:
-        self._square = 0.0
-        self._largest = 0.0
-
-    def add(self, piece: torch.Tensor) -> None:
-        self._square += float(torch.dot(piece, piece))
-        high, low = float(piece.amax()), float(piece.amin())
-        # Written so that a NaN stays.
-        self._largest = max(high, -low, self._largest) if high == high else high
-
-    def total(self, tensor: torch.Tensor) -> tuple[float, float, int]:
-        square, largest = self._square, self._largest
-        norm = math.sqrt(square) if square >= 0 else square
-        if norm == 0 == largest or 1e-15 < norm < 1e18:
-            return norm, largest, 0
-        # Count what is not finite; a norm whose squares left float32's range is taken in double.
-        norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-        return norm, largest, int((~tensor.isfinite()).sum())
-
-
-_recalls: dict[int, tuple[tuple[object, ...], _Found]] = {}
-"""By address what was measured there last: identity, and what was found. Large buffers only."""
-
-MOST_RECALLS = 10_000
-
-
-def _remember(tensor: torch.Tensor, found: _Found) -> None:
-    if found.bits is not None and tensor.is_contiguous():
-        if len(_recalls) >= MOST_RECALLS:
-            _recalls.clear()
-        _recalls[tensor.data_ptr()] = ((tensor._version, tensor.numel(), tensor.dtype), found)
-
-
-def _recall(tensor: torch.Tensor) -> _Found | None:
-    """What was found when a buffer was measured before, if its bits are the same.
-
-    A pass at the speed of memory sees any change. The version alone would not do: neither
-    `p.grad.data /= 4` counts it up, nor do collectives that write into the buckets of DDP.
-    """
-    known = _recalls.get(tensor.data_ptr())
-    if known is None or not tensor.is_contiguous() or not _has_bits(tensor):
-        return None
-    if known[0] != (tensor._version, tensor.numel(), tensor.dtype):
-        return None
-    pieces = torch.split(tensor.view(-1), BLOCK_ROWS * COLUMNS)
-    return known[1] if sum(map(_bits, pieces)) == known[1].bits else None
-
-
-def _has_bits(tensor: torch.Tensor) -> bool:
-    return not (tensor.is_inference() or tensor.storage_offset() % 2)
-
-
-def _bits(flat: torch.Tensor) -> int:
-    """The sum of the memory as integers of 64 bits."""
-    if flat.dtype is torch.float32 and len(flat) % 2:
-        even = int(flat[:-1].view(torch.int64).sum()) if len(flat) > 1 else 0
-        return even + int(flat[-1:].view(torch.int32))
-    return int(flat.view(torch.int64).sum())
-
-
-def in_memory_order(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The elements as they lie in memory, flat, if that is without gaps and overlaps."""
-    step = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if stride != step:
-                return None
-            step *= size
-    return tensor.as_strided((step,), (1,))
-
-
-def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The elements in logical order, flat, in pieces of whole rows; the last may end anywhere."""
-    block = BLOCK_ROWS * COLUMNS
-    if tensor.is_contiguous() or tensor.numel() < STREAMED:
-        yield from torch.split(tensor.reshape(-1), block)
-        return
-    rest: list[torch.Tensor] = []
-    waiting = 0
-    for part in _slices(tensor):
-        rest.append(part)
-        waiting += part.numel()
-        if waiting >= block:
-            flat = torch.cat(rest) if len(rest) > 1 else rest[0]
-            whole = waiting - waiting % COLUMNS
-            yield from torch.split(flat[:whole], block)
-            rest, waiting = [flat[whole:]], waiting - whole
-    yield torch.cat(rest)
-
-
-def _slices(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """A large tensor that is not contiguous, copied slice by slice along its first dimension."""
-    each = max(16, BLOCK_ROWS * COLUMNS // max(1, tensor[0].numel()))
-    for part in torch.split(tensor, each):
-        if part.dim() == 2 and part.stride(0) == 1:
-            # Two copies: of runs of memory, then a transposition, for which torch has a fast path.
-            part = part.t().contiguous().t()
-        yield part.contiguous().view(-1)
-
-
-class _Projection:
-    """Sum and fingerprint of a flat tensor that comes in pieces of whole rows."""
-
-    def __init__(self, elements: int, dtype: torch.dtype) -> None:
-        self._row = 0
-        self._signs = row_signs(elements // COLUMNS + 1, dtype, CPU)
-        self._columns = column_signs(dtype, CPU)
-        self._folded = torch.zeros(1 + FINGERPRINT_LENGTH, COLUMNS, dtype=dtype, device="cpu")
-        self._rest: torch.Tensor | None = None
-
-    def add(self, piece: torch.Tensor) -> None:
-        rows, rest = divmod(piece.numel(), COLUMNS)
-        signs = self._signs[:, self._row : self._row + rows]
-        if rows:
-            _add_product(self._folded, signs, piece[: rows * COLUMNS].view(rows, COLUMNS))
-        self._row += rows
-        if rest:
-            tail = torch.mv(self._columns[:, :rest], piece[rows * COLUMNS :])
-            self._rest = tail * self._signs[:, self._row]
-
-    def total(self) -> list[float]:
-        total = (self._folded * self._columns).sum(1)
-        if self._rest is not None:
-            total += self._rest
-        numbers: list[float] = total.tolist()
-        return numbers
-
-
-def _add_product(total: torch.Tensor, signs: torch.Tensor, folded: torch.Tensor) -> None:
-    """total += signs @ folded, at full precision whatever the user allows for matrix products."""
-    if folded.dtype is torch.float64 or torch.get_float32_matmul_precision() == "highest":
-        total.addmm_(signs, folded)
-        return
-    # mv is not subject to TF32 or bf16 shortcuts.
-    total += torch.stack([torch.mv(folded.t(), row) for row in signs.contiguous()])
 
 
 def _project_part(flat: torch.Tensor, place: Place, reals: int) -> torch.Tensor:
@@ -710,7 +448,7 @@ def _project_from(flat: torch.Tensor, start: int) -> torch.Tensor:
     if rows:
         folded = torch.zeros(1 + FINGERPRINT_LENGTH, COLUMNS, dtype=flat.dtype, device=flat.device)
         body = flat[: rows * COLUMNS].view(rows, COLUMNS)
-        _add_product(folded, signs[:, row : row + rows], body)
+        large.add_product(folded, signs[:, row : row + rows], body)
         total += (folded * columns).sum(1)
     rest = flat[rows * COLUMNS :]
     if len(rest):
@@ -731,7 +469,7 @@ def _measure_there(flat: torch.Tensor, is_complex: bool) -> torch.Tensor:
     columns = column_signs(flat.dtype, flat.device)
     folded = torch.zeros(1 + FINGERPRINT_LENGTH, COLUMNS, dtype=flat.dtype, device=flat.device)
     if rows:
-        _add_product(folded, signs[:, :rows], flat[: rows * COLUMNS].view(rows, COLUMNS))
+        large.add_product(folded, signs[:, :rows], flat[: rows * COLUMNS].view(rows, COLUMNS))
     total = (folded * columns).sum(1)
     if rest:
         total += signs[:, rows] * torch.mv(columns[:, :rest], flat[rows * COLUMNS :])

@@ -40,7 +40,15 @@ from tracer.record.journal import Journal
 from tracer.record.modules import Modules
 from tracer.record.patches import Patches
 
-__all__ = ["UNKNOWN", "NodeWatch", "Origin", "SavedTensorHooks", "Sources", "origin_of"]
+__all__ = [
+    "UNKNOWN",
+    "NodeWatch",
+    "Origin",
+    "SavedTensorHooks",
+    "Sources",
+    "origin_in",
+    "origin_of",
+]
 
 KEPT_LINES = 12
 """How many lines of the user are kept, outward from the innermost."""
@@ -75,14 +83,17 @@ class _Mark(list[str]):
 
     __slots__ = ("origin",)
 
-    def __init__(self, lines: list[str], origin: Origin) -> None:
-        super().__init__(lines)
-        self.origin = origin
+    origin: Origin
 
 
 def origin_of(node: Any) -> Origin:
     """The origin of a node, UNKNOWN if it was made while nobody watched."""
-    mark = node.metadata.get("traceback_")
+    return origin_in(node.metadata)
+
+
+def origin_in(metadata: dict[str, Any]) -> Origin:
+    """The origin of a node by its metadata."""
+    mark = metadata.get("traceback_")
     return mark.origin if type(mark) is _Mark else UNKNOWN
 
 
@@ -133,7 +144,8 @@ class Sources:
         self._saving = saving
         self._kinds: dict[CodeType, int] = {}
         self._known: dict[tuple[object, ...], int] = {}
-        self._origins: dict[Origin, Origin] = {}
+        self._origins: dict[tuple[object, ...], Origin] = {}
+        self._same: dict[Origin, Origin] = {}
         here = os.path.dirname(os.path.abspath(__file__))
         self._runner = os.path.join(here, "script.py")
         paths = sysconfig.get_paths()
@@ -181,10 +193,11 @@ class Sources:
 
     def here(self, frame: FrameType | None) -> int | None:
         """The id of the user's line around a frame, None where there is none."""
-        return self._source(self.lines(frame))
+        return self.innermost(self.lines(frame))
 
-    def _source(self, frames: list[FrameType]) -> int | None:
-        key = tuple(part for frame in frames for part in (frame.f_code, frame.f_lasti))
+    def innermost(self, frames: list[FrameType]) -> int | None:
+        """The id of the line of the first of these frames of the user."""
+        key = tuple([part for frame in frames for part in (frame.f_code, frame.f_lasti)])
         source = self._known.get(key)
         if source is None and frames:
             for frame in reversed(frames):
@@ -201,6 +214,7 @@ class Sources:
     def origin(self, frame: FrameType | None) -> Origin:
         """The user's line, the module and the torch function that a frame belongs to."""
         frames: list[FrameType] = []
+        places: list[object] = []
         called, module, rate = "", None, ""
         calls_module = self._modules.call_code
         kinds = self._kinds
@@ -209,28 +223,35 @@ class Sources:
             kind = kinds.get(code)
             if kind is None:
                 kind = self.kind(code)
-            if kind == USER:
-                if len(frames) < KEPT_LINES:
-                    frames.append(frame)
+            if kind == LIBRARY:
+                if code is calls_module:
+                    if module is None:
+                        module = frame
+                    if not frames:
+                        called = ""
+                elif not frames:
+                    called = code.co_name
+                    if called in DROPPING:
+                        rate = _rate(frame)
             elif kind == RUNNER:
                 break
-            elif code is calls_module:
-                if module is None:
-                    module = frame
-                if not frames:
-                    called = ""
-            elif not frames:
-                called = code.co_name
-                if called in DROPPING:
-                    rate = _rate(frame)
+            elif len(frames) < KEPT_LINES:
+                frames.append(frame)
+                places += (code, frame.f_lasti)
             frame = frame.f_back
-        if called.startswith("_") or called in PLUMBING:
-            called = ""
-        if rate and (not called or called in DROPPING):
-            called = f"{called or 'dropout'}({rate})"
         owner = None if module is None else self._modules.of_call(module, frames)
-        origin = Origin(self._source(frames), owner, called, self._saving.is_hooked())
-        return self._origins.setdefault(origin, origin)  # one object: graphs have 10^6 nodes
+        # One object for all that are alike: graphs have 10^6 nodes.
+        lazy = self._saving.is_hooked()
+        key = (owner, called, rate, lazy, *places)
+        found = self._origins.get(key)
+        if found is None:
+            if called.startswith("_") or called in PLUMBING:
+                called = ""
+            if rate and (not called or called in DROPPING):
+                called = f"{called or 'dropout'}({rate})"
+            found = Origin(self.innermost(frames), owner, called, lazy)
+            found = self._origins[key] = self._same.setdefault(found, found)
+        return found
 
 
 def _rate(frame: FrameType) -> str:
@@ -343,11 +364,13 @@ class NodeWatch:
         if frame is None:  # a thread of torch's own: gloo's, when it writes what requires gradients
             return lines
         self._makers.add(threading.get_ident())
+        mark = _Mark(lines)
         try:
-            return _Mark(lines, self._inherited() or self._sources.origin(frame))
+            mark.origin = self._inherited() or self._sources.origin(frame)
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
             self._fail(error)
             return lines
+        return mark
 
     def _inherited(self) -> Origin | None:
         """A node that the engine itself makes (create_graph) comes from the node being run."""
