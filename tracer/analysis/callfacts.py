@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from tracer.tracefile import Trace
 
 __all__ = ["CallFacts", "Sent", "Tensor"]
 
+ONE = Fraction(1)
+
 
 class Tensor:
     """A gradient somewhere in a call: its form, and what was measured of it, if anything.
@@ -25,12 +28,13 @@ class Tensor:
     somebody asks. Of the many gradients of a large graph hardly any is.
     """
 
-    __slots__ = ("_measured", "_row", "form")
+    __slots__ = ("_measured", "_row", "elements", "form")
 
     def __init__(
         self, form: Form, measured: Measurement | Sequence[Measurement] | None, row: int = -1
     ) -> None:
         self.form = form
+        self.elements = form.elements
         self._measured = measured
         self._row = row
 
@@ -40,10 +44,6 @@ class Tensor:
             assert isinstance(self._measured, Sequence)
             self._measured, self._row = self._measured[self._row], -1
         return cast("Measurement | None", self._measured)
-
-    @property
-    def elements(self) -> int:
-        return self.form.elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,8 @@ class CallFacts:
         parts = list(self.arrivals(node, place))
         if received is None or received.measured is None:
             return None
+        if len(parts) == 1 and parts[0] is received:
+            return None if received.measured.nonfinite else ONE
         measured = [part.measured for part in parts if part.measured is not None]
         if len(measured) < len(parts):
             return None

@@ -30,6 +30,9 @@ SINGLE = 4e-7
 DOUBLE = 1e-13
 """The same for a number that was recorded as it is, in double precision."""
 
+LONGEST = 512
+"""Bits of a numerator or denominator up to which a product is told as a fraction."""
+
 ROUNDING = {"bfloat16": 4e-2, "float16": 5e-3, "float8_e5m2": 0.5, "float8_e4m3fn": 0.25}
 FLOAT32_ROUNDING = 2e-5
 
@@ -80,7 +83,19 @@ def product(factors: Iterable[Exact | None]) -> Exact | None:
         if factor is None:
             return None
         result = result * factor
-    return result
+    return _within_range(result)
+
+
+def _within_range(value: Exact) -> Exact:
+    """The value; a fraction that no person would write, of a loop of factors, as a float."""
+    if not isinstance(value, Fraction):
+        return value
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) <= LONGEST:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def total(values: Iterable[Exact]) -> Exact:

@@ -108,8 +108,12 @@ class _FlowWalk:
 
     def begin(self) -> None:
         """Put each site in front of the nodes below it."""
+        wanted = {number for ended in self._call.sites.values() for number in ended.edges}
         edges: dict[int, Sent] = {
-            sent.number: sent for sents in self._facts.leaving.values() for sent in sents
+            sent.number: sent
+            for sents in self._facts.leaving.values()
+            for sent in sents
+            if sent.number in wanted
         }
         for site, ended in self._call.sites.items():
             for number in ended.edges:

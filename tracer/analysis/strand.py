@@ -27,6 +27,11 @@ __all__ = [
 OF_ITEMS = ("own", "sign")
 """What belongs to an item if no reduction follows: its own multiplier, its sign."""
 
+MOST_FACTORS = 256
+"""Factors of a strand that are told one by one."""
+
+FURTHER = "all further factors"
+
 NOT_MEASURED = "its items weigh differently, and how much was not measured"
 
 
@@ -142,11 +147,11 @@ class Strand:
         now = product((self.now, factor.value))
         varied = self.varied.times(factor.value) if self.varied else None
         if any(passed.kind not in OF_ITEMS for passed in self.since):
-            return replace(self, now=now, varied=varied, since=(*self.since, factor))
+            return replace(self, now=now, varied=varied, since=_longer(self.since, factor))
         return replace(
             self, now=now, weight=product((self.weight, factor.value)), varied=varied,
             spread=self.spread.times(factor.value) if self.spread else None,
-            factors=(*self.factors, factor),
+            factors=_longer(self.factors, factor),
         )  # fmt: skip
 
     def passed(self, now: Exact | None, factor: Factor, varied: Spread | None = None) -> Strand:
@@ -220,6 +225,15 @@ class Ended:
         """Where the items were made: multiplied with numbers of their own, or else computed."""
         own = next((f.source for f in self.strand.since if f.kind == "own"), None)
         return facts.node(self.node).source if own is None else own
+
+
+def _longer(factors: tuple[Factor, ...], factor: Factor) -> tuple[Factor, ...]:
+    """The factors with a scaling more; a loop's, beyond a number that is ever read, as one."""
+    last = factors[-1] if len(factors) > MOST_FACTORS else factor
+    if last is factor or last.kind != "scale":
+        return (*factors, factor)
+    both = replace(last, value=product((last.value, factor.value)), words=FURTHER, source=None)
+    return (*factors[:-1], both)
 
 
 def _corrected(factors: tuple[Factor, ...], ratio: Exact | None) -> tuple[Factor, ...]:

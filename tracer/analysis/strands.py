@@ -184,7 +184,8 @@ class _Walk:
             rough = is_rough(changed, tensor.form.dtype)
             factor = Factor("hook", changed, "hook", self._facts.node(node).source, True, rough)
             strands = [strand.scaled(factor) for strand in strands]
-        strands = merged(_met_again(strands, tensor), tensor.elements)
+        if len(strands) > 1:
+            strands = merged(_met_again(strands, tensor), tensor.elements)
         if measured is not None and len(strands) == 1:
             strands = [_recovered(strands[0], measured)]
         if _disagrees(strands, tensor):
