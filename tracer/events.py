@@ -107,7 +107,8 @@ class Source:
 
     `text` is the line as it stood in the file when it ran, "" where there is no such file. `within`
     are the first lines of the loops, conditions and the like around it in its function, outermost
-    first: "for x, y in loader:", "if step % 4 == 0:".
+    first: "for x, y in loader:", "if step % 4 == 0:". `assigned` are the lines shortly before it
+    that gave its variables their values.
     """
 
     id: int
@@ -117,6 +118,7 @@ class Source:
     caller: int | None = None
     text: str = ""
     within: tuple[str, ...] = ()
+    assigned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

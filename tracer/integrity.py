@@ -111,7 +111,7 @@ def is_list(value: Any) -> bool:
 
 
 TEXTS: tuple[tuple[str, str, Shape], ...] = (
-    ("sources", "within", are_texts),
+    ("sources", "within", are_texts), ("sources", "assigned", are_texts),
     ("buffers", "shape", are_sizes), ("buffers", "parts", is_list),
     ("buffers", "placements", is_list), ("forms", "shape", are_sizes), ("states", "saved", is_dict),
     ("states", "numbers", are_texts), ("steps", "groups", are_groups),

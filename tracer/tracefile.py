@@ -84,10 +84,12 @@ SCHEMA = """
 CREATE TABLE run (field TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- Lines of code; caller is the line that called it, outward to the script; text is the line itself,
--- within the first lines of the loops and conditions around it, outermost first (JSON).
+-- within the first lines of the loops and conditions around it, outermost first, and assigned the
+-- lines that gave its variables their values (JSON).
 CREATE TABLE sources (id INTEGER PRIMARY KEY, file TEXT NOT NULL, line INTEGER NOT NULL,
                       function TEXT NOT NULL, caller INTEGER REFERENCES sources,
-                      text TEXT NOT NULL, within TEXT NOT NULL);
+                      text TEXT NOT NULL, within TEXT NOT NULL,
+                      assigned TEXT NOT NULL);
 
 -- Modules that were called, by their path inside the outermost module around them.
 CREATE TABLE modules (id INTEGER PRIMARY KEY, root INTEGER NOT NULL, path TEXT NOT NULL,
@@ -329,8 +331,9 @@ class TraceWriter:
 
 def _write_source(db: sqlite3.Connection, fact: Source) -> None:
     place = (fact.id, _text(fact.file), fact.line, _text(fact.function), fact.caller)
-    row = (*place, _text(fact.text), _text(_json(fact.within)))
-    db.execute("INSERT INTO sources VALUES (?,?,?,?,?,?,?)", row)
+    row = (*place, _text(fact.text))
+    lists = (_text(_json(fact.within)), _text(_json(fact.assigned)))
+    db.execute("INSERT INTO sources VALUES (?,?,?,?,?,?,?,?)", (*row, *lists))
 
 
 def _write_module(db: sqlite3.Connection, fact: Module) -> None:
@@ -675,11 +678,16 @@ class Trace:
 
     @cached_property
     def sources(self) -> dict[int, Source]:
-        rows = self._rows("SELECT id, file, line, function, caller, text, within FROM sources")
+        rows = self._rows(
+            "SELECT id, file, line, function, caller, text, within, assigned FROM sources"
+        )
         return {
-            id: Source(id, file, line, function, caller, text, tuple(self._json(within)))
-            for id, file, line, function, caller, text, within in rows
-        }
+            id: Source(
+                id, file, line, function, caller, text,
+                tuple(self._json(within)), tuple(self._json(assigned)),
+            )
+            for id, file, line, function, caller, text, within, assigned in rows
+        }  # fmt: skip
 
     @cached_property
     def modules(self) -> dict[int, Module]:

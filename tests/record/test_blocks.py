@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.record.blocks import blocks_around
+from tracer.record.blocks import assignments_before, blocks_around
 
 SCRIPT = """\
 import torch
@@ -59,3 +59,19 @@ def test_a_line_stands_within_what_it_is_indented_under(
 
 def test_a_line_of_no_file_stands_within_nothing() -> None:
     assert blocks_around("<string>", 3) == ()
+
+
+def test_the_variables_of_a_line_have_the_values_of_the_last_lines_before(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""\
+t = 0
+
+def loss(p, y):
+    t = y.view(-1)
+    t: Tensor = y.view(1, -1)
+    a, d = p == t, 3
+    return (d * (p - t)).mean()
+""")
+
+    assert assignments_before(str(script), 7) == ("a, d = p == t, 3", "t: Tensor = y.view(1, -1)")
+    assert assignments_before(str(script), 4) == ()

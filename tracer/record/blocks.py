@@ -1,11 +1,11 @@
-"""The loops and conditions around a line of the user's, as their first lines stand in the file."""
+"""What stands around a line of the user's in the file: loops, conditions, its variables' values."""
 
 from __future__ import annotations
 
 import linecache
 import re
 
-__all__ = ["blocks_around"]
+__all__ = ["assignments_before", "blocks_around"]
 
 HEADS = re.compile(r"(?:async\s+)?(?:for|while|if|elif|else|with|try|except|finally|match|case)\b")
 FUNCTIONS = re.compile(r"(?:async\s+)?(?:def|class)\b")
@@ -13,6 +13,11 @@ MOST_LINES = 2000
 """How far up it is looked for them."""
 
 MOST_LETTERS = 200
+
+NAME = re.compile(r"[A-Za-z_]\w*")
+ASSIGNMENT = re.compile(r"\s*([A-Za-z_][\w, ]*?)\s*(?::[^=]*)?=(?!=)")
+NEAR = 40
+"""Lines before one among which its variables are looked for."""
 
 
 def blocks_around(file: str, line: int) -> tuple[str, ...]:
@@ -37,6 +42,28 @@ def blocks_around(file: str, line: int) -> tuple[str, ...]:
         if HEADS.match(text):
             found.append(text[:MOST_LETTERS])
     return tuple(reversed(found))
+
+
+def assignments_before(file: str, line: int) -> tuple[str, ...]:
+    """The lines that last gave the variables of a line their values, the nearest first.
+
+    Of a line that calculates; others need no looking for theirs.
+    """
+    lines = linecache.getlines(file)
+    if not 0 < line <= len(lines) or not any(sign in lines[line - 1] for sign in "-+*/"):
+        return ()
+    wanted = set(NAME.findall(lines[line - 1]))
+    found: list[str] = []
+    for number in range(line - 2, max(line - 2 - NEAR, -1), -1):
+        text = lines[number].strip()
+        if FUNCTIONS.match(text):
+            break
+        match = ASSIGNMENT.match(text)
+        targets = wanted & set(NAME.findall(match[1])) if match is not None else set()
+        if targets:
+            wanted -= targets
+            found.append(text[:MOST_LETTERS])
+    return tuple(found)
 
 
 def _depth(text: str) -> int:

@@ -34,7 +34,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import saved_tensors_hooks
 
 from tracer.events import Source
-from tracer.record.blocks import blocks_around
+from tracer.record.blocks import assignments_before, blocks_around
 from tracer.record.complaints import AsWithoutAnomaly
 from tracer.record.journal import Journal
 from tracer.record.modules import Modules
@@ -260,10 +260,11 @@ def _rate(frame: FrameType) -> str:
     return f"p={rate:g}" if isinstance(rate, int | float) else ""
 
 
-def _stood(file: str, line: int) -> tuple[str, tuple[str, ...]]:
-    """A line and the heads of what is around it; read now, where the file is, for later."""
+def _stood(file: str, line: int) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """A line and what stands around it; read now, where the file is, for whoever reads later."""
     linecache.checkcache(file)
-    return linecache.getline(file, line).rstrip(), blocks_around(file, line)
+    text = linecache.getline(file, line).rstrip()
+    return text, blocks_around(file, line), assignments_before(file, line)
 
 
 class NodeWatch:

@@ -110,6 +110,12 @@ EXPLICIT = re.compile(
 )
 """How pairs are asked for in so many words."""
 
+ROW = re.compile(
+    r"(?:view|reshape)\(\s*\(?1\s*,|\[\s*None\s*(?:,\s*:\s*)?\]|newaxis\s*,\s*:|"
+    r"unsqueeze\((?:dim\s*=\s*)?0\)|\.t\(\)|\.m?T\b|transpose|expand|meshgrid"
+)
+"""How a row (1, B) is made of a vector, on a line before."""
+
 FUSED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 ADDITIONS = ("SubBackward", "AddBackward", "RsubBackward")
 PRODUCTS = ("MulBackward", "DivBackward")
@@ -136,8 +142,9 @@ def broadcast_loss(case: Case) -> Iterator[Claim]:
     differences, which are 0; so is one that a vector is multiplied with (an advantage).
 
     Silent: for pairs that are asked for (`x[:, None] - y`, `unsqueeze`, `cdist`, `@`, a
-    transpose in the line), for operands of one rank, and inside modules with parameters, but for
-    the module that takes the loss itself.
+    transpose in the line; a row `y.view(1, -1)` in the line that gave a variable its value), for
+    operands of one rank, and inside modules with parameters, but for the module that takes the loss
+    itself.
     """
     for call, steps in _calls_of_kinds(case):
         facts = case.call(call.order)
@@ -195,7 +202,7 @@ def _is_accident(case: Case, facts: CallFacts, node: int, size: int) -> bool:
         return called in FUSED and any(
             facts.saved(n).get("target_spread") or _is_grid(facts, n) for n in above
         )
-    if EXPLICIT.search(case.text(facts.node(node).source)) or _are_one(facts, node):
+    if _is_asked_for(case, facts.node(node).source) or _are_one(facts, node):
         return False
     if name.startswith(ADDITIONS):
         if len(sent) == 2:
@@ -208,6 +215,13 @@ def _is_accident(case: Case, facts: CallFacts, node: int, size: int) -> bool:
         shapes = {*sent, *(tuple(saved[k]) for k in ("self_sizes", "other_sizes") if k in saved)}
         return shapes == {(size, 1), (size,)}
     return False
+
+
+def _is_asked_for(case: Case, source: int | None) -> bool:
+    """Whether a line asks for pairs, or the one that made a row of one of its variables."""
+    found = case.source(source)
+    assigned = () if found is None else found.assigned
+    return bool(EXPLICIT.search(case.text(source))) or any(map(ROW.search, assigned))
 
 
 def _are_one(facts: CallFacts, node: int) -> bool:
