@@ -553,6 +553,29 @@ def test_nothing_but_ignored_targets(tmp_path: Path) -> None:
     assert found.verdict.words == "nothing: all 6 items are left out"
 
 
+@pytest.mark.parametrize(
+    ("reduction", "note"), [("mean", "a mean of nothing: 0/0"), ("sum", "nothing is added: 0")]
+)
+def test_a_selection_of_nothing_stands_beside_the_other_loss(
+    reduction: str, note: str, tmp_path: Path
+) -> None:
+    def script() -> None:
+        model = nn.Linear(3, 4).double()
+        optimizer = sgd(model)
+        out, none = model(data(6)[0]), torch.zeros(6, dtype=torch.bool)
+        nothing = torch.zeros(0, 4, dtype=torch.float64)
+        (out.square().mean() + F.mse_loss(out[none], nothing, reduction=reduction) / 2).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path, "weight")
+
+    assert found.verdict.words == (
+        "2 losses added: nothing: there are no items; "
+        "the mean over all 24 items (6 samples of 4 elements)"
+    )
+    assert next(axis.note for axis in found.verdict.axes if axis.verdict == "none") == note
+
+
 def test_a_mask_that_leaves_nothing_is_where_nan_begins(tmp_path: Path) -> None:
     def script() -> None:
         model = Line()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import tracer
+from tests.checks.examined import SCRIPTS, examined
 from tests.graph.sketch import blocks
 from tracer.analysis.checks import run
 from tracer.analysis.checks.case import Case
@@ -50,6 +51,15 @@ def test_factors_of_one_line_are_told_as_a_range_by_the_worst(case: Case) -> Non
     assert finding.factor is None
     assert finding.factors == (1 / 7, 1 / 2)
     assert finding.message == "x 1/7"
+
+
+def test_where_factors_differ_the_windows_are_not_said_to_have_the_worst(case: Case) -> None:
+    source = next(iter(case.trace.sources))
+    two = Claim("x 2", source, [0], Fraction(2), steps=[1, 2], looked=3)
+    four = Claim("x 4", source, [0], Fraction(4), steps=[3], looked=3)
+
+    (found,) = joined(case, two, four)
+    assert (found.message, found.where) == ("x 4", "at worst; in each of 3 windows")
 
 
 def test_different_lines_and_severities_are_different_findings(case: Case) -> None:
@@ -117,3 +127,10 @@ def test_a_thousand_windows_alike_are_looked_at_once(tmp_path: Path) -> None:
         assert len(case.looked) == 2  # the first has no zero_grad before it
         (found,) = report.findings
         assert (found.check, found.where) == ("sum-reduction", "in each of 200 windows")
+
+
+def test_all_windows_that_lose_calls_are_counted_though_few_are_looked_into() -> None:
+    (found,) = examined(SCRIPTS / "lost-contributions" / "bug_8.py").findings
+
+    assert found.message.startswith("Adam.zero_grad throws away 1 of the 2 backward calls")
+    assert found.where == "in each of 8 windows"

@@ -123,8 +123,8 @@ def _with_odd_ones(parts: list[list[Row]], group: Sequence[Row]) -> list[list[Ro
 
 
 def _is_empty(row: Row) -> bool:
-    """Whether all items were left out, so that there is no gradient either."""
-    return not row.items and row.masked > 0
+    """Whether it has no items: all were left out, or there were none to begin with."""
+    return not row.items and not row.unknown
 
 
 def _differ_in_one_call(rows: Sequence[Row]) -> bool:
@@ -153,7 +153,9 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
     if first.unknown and not _is_known_at_loss(first):
         return Axis("items", "?", first.unknown, source=source)
     if _is_empty(first):
-        return Axis("items", "none", _left_out(first), "a mean of nothing: 0/0", source)
+        is_sum = first.weight is not None or (last is not None and last.kind == "sum")
+        note = "nothing is added: 0" if is_sum else "a mean of nothing: 0/0"
+        return Axis("items", "none", _left_out(first), note, source)
     if last is None:
         return _values_axis(rows, source)
     counts = list(dict.fromkeys(row.items for row in rows))
@@ -199,7 +201,7 @@ def _each_at_loss(rows: Sequence[Row]) -> str:
 
 
 def _left_out(row: Row) -> str:
-    return f"all {row.masked:,} items are left out"
+    return f"all {row.masked:,} items are left out" if row.masked else "there are no items"
 
 
 def _values_axis(rows: Sequence[Row], source: int | None) -> Axis:

@@ -187,9 +187,13 @@ def hook_scales(case: Case) -> Iterator[Claim]:
     Evidence: what a node received is not what was sent to it, or what is in a buffer not what was
     added, but a multiple; a hook was there.
 
-    Silent: for hooks that only look, and for those that change the direction.
+    Silent: for hooks that only look, for those that change the direction, and for those that pile
+    up, which is a finding of its own.
     """
+    piled = {b for claim in hooks_pile_up(case) if claim.factor is not None for b in claim.buffers}
     for account in case.accounts:
+        if piled.issuperset(account.buffers):
+            continue
         for factor in _hook_factors(account):
             if factor.value is None or not math.isfinite(factor.value):
                 continue
@@ -246,7 +250,10 @@ def hooks_pile_up(case: Case) -> Iterator[Claim]:
             case.hook_line(accounts[-1], None) if accounts else None,
             buffers,
             last if changes else None,
-            [Proof(f"{number} hooks", source) for number, source in seen[:4]],
+            [
+                Proof(f"{number} hook{'s' if number > 1 else ''}", source)
+                for number, source in seen[:4]
+            ],
             [],
             0,
             severity,
@@ -291,16 +298,17 @@ def grad_edited(case: Case) -> Iterator[Claim]:
     Evidence: what one event left in the buffer is not what the next one found. If it is a multiple,
     its factor is known; of a single number any value is a multiple, and only a simple one is told.
 
-    Silent: for clips, unscaling, zero_grad and hooks, which are known by themselves.
+    Silent: for clips, unscaling, zero_grad and hooks, which are known by themselves, and for what
+    `double-division` finds.
     """
     for account in case.accounts:
         changes = dict.fromkeys(
             c for e in account.entries for c in e.changes if c.kind == "edit" and not c.is_announced
         )
         for change in changes:
-            if change.factor is not None and is_same(change.factor, ONE):
-                continue
             factor = change.factor
+            if factor is not None and (is_same(factor, ONE) or _is_found(case, account, factor)):
+                continue
             tensor = account.entries[0].tensor
             if isinstance(factor, float) and tensor is not None and tensor.elements == 1:
                 factor = None  # a single number is a multiple of any other
@@ -318,6 +326,17 @@ def grad_edited(case: Case) -> Iterator[Claim]:
                 account.steps,
                 case.looked_at(account),
             )
+
+
+def _is_found(case: Case, account: Account, factor: Exact) -> bool:
+    """Whether the edit is the second of the divisions that were found already."""
+    name = case.name(account.buffers[0])
+    return any(
+        is_same(seen, factor)
+        for finding in case.found
+        if finding.check == "double-division" and name in finding.parameters
+        for _, seen, _ in finding.evidence
+    )
 
 
 @check(

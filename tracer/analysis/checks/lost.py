@@ -206,9 +206,15 @@ def _cut_windows(
     case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
 ) -> Iterator[Claim]:
     """Windows of k calls, each divided by k, of which only some are still there at the step."""
+    divided = {
+        (lost, len(kept))
+        for _, lost, kept, _ in fate.beside
+        for share in _shares(case, buffers[0], kept)
+        if is_same(share, Fraction(1, lost + len(kept)))
+    }
     for reset, lost, kept, step in fate.beside:
         made = lost + len(kept)
-        if not any(is_same(share, Fraction(1, made)) for share in _shares(case, buffers[0], kept)):
+        if (lost, len(kept)) not in divided:
             continue
         yield Claim(
             f"{reset.by} throws away {lost} of the {made} backward calls before a step, each "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from tracer.analysis.callfacts import CallFacts, Tensor
@@ -148,11 +148,10 @@ def _norm(measured: Sequence[Measurement | None]) -> str:
     return f"norm {known[0]:.4g}" if known else "finite"
 
 
-def _chains(case: Case) -> Iterator[tuple[Account, list[Link]]]:
-    """For the first window: the way to the parameter that lies furthest from the loss."""
+def _chains(case: Case) -> Iterator[tuple[Account, int, list[Link]]]:
+    """For the first window: the parameter that lies furthest from the loss, and the way to it."""
     for account in case.accounts[:1]:
         same = [a for a in case.accounts if a.kind is account.kind]
-        best: tuple[Account, list[Link]] | None = None
         calls = [entry.call for entry in account.fresh if entry.call is not None]
         if not calls:
             return
@@ -166,15 +165,23 @@ def _chains(case: Case) -> Iterator[tuple[Account, list[Link]]]:
         last = max(buffers, key=lambda b: depth.get(facts.writers[b], -1))
         links = [
             link
-            for link in chain_of(facts, facts.writers[last])
+            for link in chain_of(facts, _first_use(facts, facts.writers[last], depth))
             if link.norm and case.is_in_network(facts, link.node)
         ]
-        best = (account, links)
-        yield best
+        yield account, last, links
+
+
+def _first_use(facts: CallFacts, writer: int, depth: Mapping[int, int]) -> int:
+    """Of a parameter that is used again and again, as in a recurrent net, the use that lies deepest.
+
+    All that its whole gradient passes is what lies above its last use.
+    """
+    senders = [sent.edge.sender for sent in facts.arriving.get(writer, ())]
+    return max(senders, key=lambda node: depth.get(node, -1)) if len(senders) > 1 else writer
 
 
 def _ratio_claims(case: Case, *, falls: bool) -> Iterator[Claim]:
-    for account, links in _chains(case):
+    for account, buffer, links in _chains(case):
         if len(links) < FEWEST_LINKS:
             continue
         first, last = links[0], links[-1]
@@ -189,10 +196,10 @@ def _ratio_claims(case: Case, *, falls: bool) -> Iterator[Claim]:
             steps, key=lambda pair: (pair[1].norm or 0) / (pair[0].norm or 1)
         )
         yield Claim(
-            f"the gradient {verb} from {first.norm:.3g} at the output of the model to "
-            f"{last.norm:.3g} at its first layer, {ratio:.1e} x",
+            f"the gradient {verb} from {first.norm:.3g} at the end of the model to "
+            f"{last.norm:.3g} at its beginning, {ratio:.1e} x",
             last.source,
-            account.buffers[:1],
+            [buffer],
             tidy(ratio),
             [
                 Proof(f"{first.name} {first.norm:.3g}", first.source),
@@ -214,7 +221,8 @@ def vanishing(case: Case) -> Iterator[Claim]:
     """The gradient loses orders of magnitude on its way through the model; early layers stand
     still.
 
-    Evidence: the norm where it leaves the model is less than 1e-5 of the norm where it enters.
+    Evidence: the norm where it leaves the model, of a recurrent one at its first step, is less than
+    1e-5 of the norm where it enters.
 
     Silent: above that.
     """
@@ -230,7 +238,8 @@ def vanishing(case: Case) -> Iterator[Claim]:
 def exploding(case: Case) -> Iterator[Claim]:
     """The gradient gains orders of magnitude on its way through the model.
 
-    Evidence: the norm where it leaves the model is more than 1e5 times the norm where it enters.
+    Evidence: the norm where it leaves the model, of a recurrent one at its first step, is more than
+    1e5 times the norm where it enters.
 
     Silent: below that.
     """

@@ -406,7 +406,9 @@ def double_division(case: Case) -> Iterator[Claim]:
         calls = len({row.call for row in rows})
         items = max(row.items for row in rows)
         whole = total([call_total(rows, call) for call in {row.call for row in rows}])
-        for count, each in ((calls, whole), (items, whole / calls)):
+        samples = max(row.samples.count if row.samples else row.items for row in rows)
+        for count in dict.fromkeys((calls, items, samples)):
+            each = whole if count == calls else whole / calls
             if count > (1 if count == calls else 2) and is_same(each, Fraction(1, count)):
                 if count != calls and _makes_calls(case, account, rows[0].call, count):
                     continue
@@ -490,13 +492,18 @@ def _makes_calls(case: Case, account: Account, call: int, count: int) -> bool:
 
 
 def _divisions(case: Case, row: Row, count: int, *, is_items: bool) -> list[Factor]:
-    """What divides by the count: a mean over the items too, if it is the items that are meant."""
+    """What divides by the count: a mean over the items too, if it is the items that are meant.
+
+    These may be samples of several elements, over all of which the mean is.
+    """
     found = []
     value = Fraction(1, count)
+    is_of_samples = is_items and row.samples is not None and row.samples.count == count
+    means = (value, Fraction(1, row.items)) if is_of_samples else (value,)
     for factor in (*row.loss, *row.after):
-        if not is_same(factor.value, value):
-            continue
         is_mean = factor.kind == "reduction" and is_items
+        if not any(is_same(factor.value, one) for one in (means if is_mean else (value,))):
+            continue
         text = case.text(factor.source)
         is_division = factor.kind == "scale" and ("/" in text or "div" in text or not text)
         if is_mean or is_division or factor.kind == "edit":
@@ -507,8 +514,10 @@ def _divisions(case: Case, row: Row, count: int, *, is_items: bool) -> list[Fact
 def _divided_twice(
     case: Case, account: Account, twice: list[Factor], count: int, is_items: bool
 ) -> Claim:
-    what = f"the {count} items of the batch" if is_items else f"the {count} calls of the window"
-    placed = [factor for factor in twice if factor.source is not None]
+    unit = "items" if account.rows[0].items == count else "samples"
+    what = f"the {count} {unit} of the batch" if is_items else f"the {count} calls of the window"
+    divisions = [factor for factor in twice if factor.kind != "reduction"]
+    placed = [factor for factor in divisions or twice if factor.source is not None]
     return Claim(
         f"divided twice by {count}, {what}: the gradient is 1/{count} of the mean",
         (placed[-1] if placed else twice[-1]).source,

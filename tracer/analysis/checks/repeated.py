@@ -21,7 +21,7 @@ from tracer.analysis.checks.program import (
 )
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.weights import call_total, is_known, terms_of
-from tracer.analysis.exact import is_same, product, said
+from tracer.analysis.exact import is_same, product, said, total
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
 from tracer.events import Call
@@ -93,6 +93,8 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
         if any(is_same(f.value, Fraction(1, count)) and f.kind != "reduction"
                for r in rows for f in (*r.loss, *r.after)):  # fmt: skip
             continue
+        if any(_sent_again(case, account)):
+            continue  # the same losses, and not the sum of several
         is_sure = _is_of_parts(case, stream) and _sees_factor(case, account)
         severity: Severity = "warning" if is_sure else "note"
         yield Claim(
@@ -376,8 +378,8 @@ def double_backward_same_graph(case: Case) -> Iterator[Claim]:
     often as the loop runs.
 
     Evidence: the very nodes that reduce a loss run in two backward calls, and both of them are in
-    the buffer that a step consumes. The factor is how often, if all that the calls sent is the
-    same; where one of them had further terms, these count less often, and no factor is told.
+    the buffer that a step consumes. The factor is how often, if what a call sent is all that the
+    calls before sent; where one had further terms, these count less often: no factor is told.
 
     Silent: for a trunk that several heads share (each head's loss runs once), for double
     backward by `create_graph`, and when the buffers are emptied in between.
@@ -387,29 +389,40 @@ def double_backward_same_graph(case: Case) -> Iterator[Claim]:
     for account in case.accounts:
         if not account.steps:
             continue
-        inside = {entry.call for entry in account.fresh}
-        calls: dict[int | None, list[int]] = defaultdict(list)
+        counts: Counter[int | None] = Counter()
         proofs: dict[int | None, list[Proof]] = defaultdict(list)
-        for call in case.calls_of(account):
-            for node, order in call.again:
-                if order in inside and call.order in inside and counts_again(case, call, node):
-                    calls[call.source] += [order, call.order]
-                    proofs[call.source] += [
-                        Proof("sent backward, graph retained", case.event_source(order)),
-                        Proof("and again", call.source),
-                    ]
-                    break
-        for source, found in calls.items():
-            count = len(proofs[source]) // 2 + 1
-            sent = [call_total(account.rows, call) for call in dict.fromkeys(found)]
-            if not all(is_same(sent[0], other) for other in sent):
-                uneven.add(source)
-            claims[source].append(_sent_again(case, account, source, count, proofs[source]))
+        for call, earlier in _sent_again(case, account):
+            counts[call.source] += 1
+            proofs[call.source] += [
+                Proof("sent backward, graph retained", case.event_source(order))
+                for order in earlier
+            ]
+            proofs[call.source].append(Proof("and again", call.source))
+            before = total([call_total(account.rows, order) for order in earlier])
+            if not is_same(before, call_total(account.rows, call.order)):
+                uneven.add(call.source)
+        for source, count in counts.items():
+            claims[source].append(_counted_again(case, account, source, count + 1, proofs[source]))
     for source, made in claims.items():
         yield from (_without_factor(claim) if source in uneven else claim for claim in made)
 
 
-def _sent_again(
+def _sent_again(case: Case, account: Account) -> Iterator[tuple[Call, list[int]]]:
+    """Calls in the buffer that run losses of earlier calls in it once more, and these calls."""
+    inside = {entry.call for entry in account.fresh}
+    for call in case.calls_of(account):
+        if call.order not in inside:
+            continue
+        found = dict.fromkeys(
+            order
+            for node, order in call.again
+            if order in inside and counts_again(case, call, node)
+        )
+        if found:
+            yield call, list(found)
+
+
+def _counted_again(
     case: Case, account: Account, source: int | None, count: int, proofs: list[Proof]
 ) -> Claim:
     return Claim(

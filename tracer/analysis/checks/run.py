@@ -89,7 +89,7 @@ def _joined(case: Case, check: Check, claims: list[Claim]) -> Finding:
         parameters=tuple(dict.fromkeys(case.name(buffer) for buffer in buffers)),
         factor=_tidied(first.factor) if is_one else None,
         factors=None if is_one else (sizes[0], sizes[-1]),
-        where=_where(steps, max(claim.looked for claim in claims)),
+        where=_where(steps, max(claim.looked for claim in claims), is_worst=not is_one),
         evidence=tuple(
             (proof.words, _tidied(proof.factor), _place(case, proof.source))
             for proof in list(dict.fromkeys(first.evidence))[:MOST_EVIDENCE]
@@ -110,12 +110,14 @@ def _tidied(factor: Fraction | float | None) -> Fraction | float | None:
     return tidy(factor) if isinstance(factor, float) else factor
 
 
-def _where(steps: Sequence[int], looked: int) -> str:
+def _where(steps: Sequence[int], looked: int, *, is_worst: bool) -> str:
+    """The windows it holds in; where their factors differ, the words before are of the worst."""
     if looked < 2 or not steps:
         return ""
+    words = f"in {len(steps):,} of {looked:,} windows, first at step {steps[0]}"
     if len(steps) >= looked:
-        return f"in each of {looked:,} windows"
-    return f"in {len(steps):,} of {looked:,} windows, first at step {steps[0]}"
+        words = f"in each of {looked:,} windows"
+    return f"at worst; {words}" if is_worst else words
 
 
 def _place(case: Case, source: int | None) -> Place | None:

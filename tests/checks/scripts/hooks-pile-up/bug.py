@@ -1,5 +1,4 @@
 # finds: warning hooks-pile-up
-# notes: hook-scales
 """The hook is registered in the loop: halved, then quartered, then an eighth."""
 
 import torch

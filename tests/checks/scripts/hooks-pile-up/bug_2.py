@@ -1,5 +1,4 @@
 # finds: warning hooks-pile-up x 4
-# notes: hook-scales
 """Two epochs only, and a function that registers the hooks at the beginning of each."""
 
 import torch
