@@ -172,7 +172,7 @@ def _chains(case: Case) -> Iterator[tuple[Account, int, list[Link]]]:
 
 
 def _first_use(facts: CallFacts, writer: int, depth: Mapping[int, int]) -> int:
-    """Of a parameter that is used again and again, as in a recurrent net, the use that lies deepest.
+    """Of a parameter that is used again and again, as in a recurrent net, the deepest use.
 
     All that its whole gradient passes is what lies above its last use.
     """
