@@ -890,9 +890,10 @@ class Trace:
         blob = self._one("SELECT scalars FROM calls WHERE ord = ?", call.order)
         return tuple(_numbers("d", blob or b""))
 
-    def nonfinite(self, call: Call) -> bool:
-        """Whether anything measured in a call is not finite; told without reading it all."""
-        blob = self._one("SELECT measurements FROM calls WHERE ord = ?", call.order)
+    def nonfinite(self, event: Call | Step) -> bool:
+        """Whether anything measured in it is not finite; told without reading it all."""
+        table = MEASURED[type(event)]
+        blob = self._one(f"SELECT measurements FROM {table} WHERE ord = ?", event.order)
         return any(_numbers("f", blob or b"")[4::ROW_WIDTH])
 
     def measurements(self, event: Call | Step | Edit | Exchange) -> list[Measurement]:

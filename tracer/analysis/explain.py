@@ -312,10 +312,11 @@ def _grouped(found: Sequence[Explanation]) -> tuple[Group, ...]:
     return tuple(sorted(made, key=_rank))
 
 
-def _rank(group: Group) -> tuple[int, int, int]:
+def _rank(group: Group) -> tuple[bool, int, int, int]:
+    """What an optimizer takes comes before what is only filled: the inputs of a model."""
     ledger = group.members[0].ledger
     order = ledger.step.order if ledger.step is not None else 0
-    return order, ledger.fill or 0, -len(group.members)
+    return ledger.step is None, order, ledger.fill or 0, -len(group.members)
 
 
 def _few(numbers: Sequence[int]) -> str:

@@ -24,6 +24,8 @@ DECOUPLED = ("AdamW", "Adafactor", "Muon", "Lion")
 """Adaptive optimizers whose weight decay acts on the weight, past the gradient."""
 
 MOST_RATES = 4
+MOST_STEPS = 10_000
+"""Steps that are searched for what is not finite: a second or two, and most runs have fewer."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,26 @@ def notes_of(ledger: Ledger, optimizer: Optimizer | None, trace: Trace) -> tuple
 def run_notes(trace: Trace) -> tuple[Note, ...]:
     """What happened in the run beside any parameter's own story."""
     skipped = [edit for edit in trace.edits if edit.kind == "step_skipped"]
-    return (_of_skips(skipped, trace),) if skipped else ()
+    bad = [step for step in trace.steps[:MOST_STEPS] if _is_nonfinite(step, trace)]
+    found = [_of_skips(skipped, trace)] if skipped else []
+    return (*found, _of_nonfinite(bad)) if bad else tuple(found)
+
+
+def _is_nonfinite(step: Step, trace: Trace) -> bool:
+    """Whether it consumed what is not finite; the weights it found may not have been, either."""
+    if step.outcome != "done" or not trace.nonfinite(step):
+        return False
+    rows = trace.measurements(step)
+    readings = [r for r in trace.layout(step.layout).readings if r.moment == "consumed"]
+    return any(rows[r.row].nonfinite for r in readings if r.row is not None)
+
+
+def _of_nonfinite(steps: list[Step]) -> Note:
+    first = steps[0]
+    which = f"Step {first.step} ({first.kind})"
+    if len(steps) > 1:
+        which = f"{len(steps)} steps, the first is {first.step} ({first.kind}),"
+    return Note("not-finite", f"{which} consumed gradients that are not finite.", first.source)
 
 
 def _of_functions(ledger: Ledger) -> Iterator[Note]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,6 +19,7 @@ from tracer.tracefile import Trace
 __all__ = ["TermVerdict", "Verdict", "verdict_of"]
 
 ONE = Fraction(1)
+MOST_FACTORS = 3
 
 
 @dataclass(frozen=True)
@@ -252,8 +254,14 @@ def _at_reduction(row: Row) -> Exact | None:
 
 def _others(row: Row) -> str:
     """What else the loss was multiplied with in the graph."""
-    scale = product(f.value for f in row.loss if f.kind not in ("reduction", "own"))
-    return "" if scale == 1 else f"x {said(scale)} in the loss"
+    factors = [f for f in row.loss if f.kind not in ("reduction", "own")]
+    scale = product(f.value for f in factors)
+    if scale == 1:
+        return ""
+    loud = [f for f in reversed(factors) if f.value != 1]
+    if scale is None or not 1 < len({f.source for f in loud}) == len(loud) <= MOST_FACTORS:
+        return f"x {said(scale)} in the loss"
+    return f"{' '.join(f'x {said(f.value)}' for f in loud)} in the loss"
 
 
 # Replicas, backward calls and ranks.
@@ -434,7 +442,7 @@ def _extremes(rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 def _term_verdict(term: Term, rows: list[Row], ledger: Ledger, trace: Trace) -> TermVerdict:
     items = sum(row.items for row in rows)
-    unknown = next((row.unknown for row in rows if row.unknown), "")
+    unknown = next((row.unknown for row in rows if row.unknown), "") or _no_number(rows)
     if unknown or ledger.unknown:
         why = unknown or ledger.unknown
         axis = _calls_axis(rows, None, ledger)
@@ -466,6 +474,13 @@ def _term_verdict(term: Term, rows: list[Row], ledger: Ledger, trace: Trace) -> 
     )  # fmt: skip
     axis = _calls_axis(rows, verdict, ledger)
     return replace(verdict, calls=axis, rows=tuple(rows))
+
+
+def _no_number(rows: Sequence[Row]) -> str:
+    """Why there are no weights where a factor is NaN or infinite."""
+    weights = [float(row.weight) for row in rows if row.weight is not None]
+    bad = next((weight for weight in weights if not math.isfinite(weight)), None)
+    return "" if bad is None else f"it is multiplied by {bad}"
 
 
 def _whole(rows: Sequence[Row], items: int, whole: Exact) -> tuple[str, str, str, Exact | None]:

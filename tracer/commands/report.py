@@ -26,7 +26,7 @@ from tracer.graph.build import build
 from tracer.graph.names import Names
 from tracer.runfiles import Run, load_run
 from tracer.tracefile import Trace
-from tracer.views.explain import answers_text
+from tracer.views.explain import answers_text, notes_text
 from tracer.views.findings import findings_text
 from tracer.views.ranks import job_text
 from tracer.views.terminal import Ink, Written, balance_text, summary_text
@@ -110,7 +110,10 @@ def _answer(traces: Run, trace: Trace, ink: Ink) -> str:
     layouts = {call.layout for call in trace.calls}
     if max(len(trace.layout(layout).states) for layout in layouts) > MOST_NODES:
         return ""
-    return answers_text(Explainer(trace, traces.ranks).overview(), trace, ink, MOST_ANSWERS)
+    overview = Explainer(trace, traces.ranks).overview()
+    text = answers_text(overview, trace, ink, MOST_ANSWERS)
+    notes = notes_text(overview, trace)
+    return f"{text}\n{notes}" if notes and overview.groups else text
 
 
 def _folder(run: RunInfo) -> str:

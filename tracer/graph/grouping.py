@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -280,8 +280,12 @@ def _add_buffers(
     written = Counter(
         writer for found in writers.values() for writer in {replace(w, lane=None) for w in found}
     )
+    inputs = _inputs(graph, tree, writers)
     for buffer, found in writers.items():
         if buffer not in graph or not found:
+            continue
+        if buffer in inputs:
+            groups[buffer] = Group("buffer", (), buffer)
             continue
         home = _home(tree.shown(tree.paths[buffer], plan), list(found))
         if home.kind == "module" or written[replace(home, lane=None)] > ALONE:
@@ -293,6 +297,14 @@ def _add_buffers(
     for buffer, keys in parts.items():
         if buffer in groups:
             groups.update((key, groups[buffer]) for key in keys)
+
+
+def _inputs(graph: nx.MultiDiGraph, tree: Tree, buffers: Iterable[str]) -> set[str]:
+    """Tensors that a model with parameters was given: they stand beside it, if they are few."""
+    written = [key for key in buffers if key in graph]
+    plain = {key for key in written if not graph.nodes[key]["is_parameter"]}
+    found = {key for key in plain if not tree.paths[key]}
+    return found if len(plain) < len(written) and len(found) <= ALONE else set()
 
 
 def _home(path: Path, writers: list[Group]) -> Group:

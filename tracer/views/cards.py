@@ -266,7 +266,14 @@ def _leaf(graph: nx.MultiDiGraph, data: Data) -> Card:
         rows.append(Row(_grad(data), muted=True))
     pills = (*data.get("hook_pills", ()), *_products(graph, data), *_leaf_sums(data))
     above = [Row(pills=pills)] if pills else []
-    return Card("buffer", (*above, *rows), node_tip(data))
+    return Card("input" if _is_input(graph, data) else "buffer", (*above, *rows), node_tip(data))
+
+
+def _is_input(graph: nx.MultiDiGraph, data: Data) -> bool:
+    """Whether it is a plain tensor beside parameters."""
+    return not data["is_parameter"] and any(
+        other.get("is_parameter") for _, other in graph.nodes(data=True)
+    )
 
 
 def _products(graph: nx.MultiDiGraph, data: Data) -> tuple[Pill, ...]:

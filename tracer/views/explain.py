@@ -27,6 +27,7 @@ __all__ = [
     "Lines",
     "answers_text",
     "explanation_text",
+    "notes_text",
     "options_text",
     "overview_text",
     "term_effect",
@@ -180,10 +181,29 @@ def _notes(notes: Sequence[Note], lines: Lines) -> list[str]:
 
 
 def term_label(term: TermVerdict, terms: Sequence[TermVerdict], lines: Lines) -> str:
-    """The line that tells a loss from the others: that of its reduction, or of its items."""
+    """The line that tells a loss from the others: that of its reduction, or of its items.
+
+    Of several on one line it is told what reduces them, and if that is one function too, which of
+    them it is.
+    """
     shared = [t for t in terms if t.term.source == term.term.source]
     source = term.term.source if len(shared) == 1 else term.term.items
-    return lines.text(source, 36) or lines.place(source) or "a loss"
+    text = lines.text(source, 36) or lines.place(source) or "a loss"
+    beside = [t for t in shared if len(shared) == 1 or t.term.items == source]
+    if len(beside) < 2:
+        return text
+    alike = [t for t in beside if _reducer(t) == _reducer(term)]
+    number = f" {alike.index(term) + 1}" if len(alike) > 1 else ""
+    return f"{_reducer(term)}{number} in {text}"
+
+
+def _reducer(term: TermVerdict) -> str:
+    """sum, mean, cross_entropy: the function that reduces the items of a loss."""
+    reductions = term.rows[0].reductions if term.rows else ()
+    if not reductions:
+        return "value"
+    last = reductions[-1]
+    return last.called or last.name.partition("Backward")[0].lower() or "root"
 
 
 def term_effect(one: Explanation, term: TermVerdict) -> str:
@@ -442,22 +462,29 @@ def overview_text(overview: Overview, trace: Trace, ink: Ink, terms: bool = Fals
     filled = _filled(overview)
     steps = [group for group in overview.groups if group.members[0].name not in filled]
     text = answers_text(overview, trace, ink)
-    notes = _notes(overview.notes, Lines(trace))
+    notes = notes_text(overview, trace)
     if not overview.groups:
-        return "\n".join(line.strip() for line in notes) + "\n"
-    text += "\n" + "\n".join(line.strip() for line in notes) + "\n" if notes else ""
+        return notes
+    text += f"\n{notes}" if notes else ""
     return f"{text}\n" + (
         "\n".join(_parameters(steps, Lines(trace), ink, terms)) + "\n" if steps else ""
     )
+
+
+def notes_text(overview: Overview, trace: Trace) -> str:
+    """What happened in the run, beside what is said with the answers already."""
+    told = {note.words for group in overview.groups for note in group.members[0].notes}
+    notes = [note for note in overview.notes if note.words not in told]
+    return "".join(f"{line.strip()}\n" for line in _notes(notes, Lines(trace)))
 
 
 def answers_text(overview: Overview, trace: Trace, ink: Ink, most: int = MOST_ANSWERS) -> str:
     """The answers for a run: at most so many of steps, and of buffers that were never consumed."""
     lines = Lines(trace)
     filled = _filled(overview)
-    blocks = [_fillings(members, lines, ink) for members in filled.values()][:most]
     steps = [group for group in overview.groups if group.members[0].name not in filled]
-    blocks += [_answer(group, lines, ink) for group in steps[:most]]
+    blocks = [_answer(group, lines, ink) for group in steps[:most]]
+    blocks += [_fillings(members, lines, ink) for members in filled.values()][:most]
     left = max(0, len(steps) - most) + max(0, len(filled) - most)
     if left:
         blocks.append(

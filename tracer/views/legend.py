@@ -58,6 +58,7 @@ ENTRIES = (
     Entry("opaque", "opaque", "its effect is not known"),
     Entry("1 hook", "hooked", "the script may change it here"),
     Entry("weight", "buffer", ".grad of a parameter"),
+    Entry("x", "input", ".grad of another tensor"),
     Entry("", "edge", "larger norm"),
 )
 

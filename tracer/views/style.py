@@ -58,6 +58,7 @@ FACES = {
     "module": Face("#ffffff", "#3c4a57", line=1.4, radius=6),
     "change": Face("#ffffff", "#009e73", radius=11),
     "buffer": Face("#e6f4ee", "#009e73", radius=11, line=1.3),
+    "input": Face("#ffffff", "#66727e", radius=11),
     "proxy": Face("#f6fbf9", "#009e73", radius=11, dashed=True),
     "capture": Face("#e6f4ee", "#009e73", radius=3),
     "more": Face("#f2f4f6", "#aab4be", text=MUTED, dashed=True),
