@@ -6,22 +6,29 @@ Programs of libraries lie in `benchmarks/programs/`; a library that is not insta
 Those of `--clones` are run as they stand in a clone of their repository, `FOLDER/owner+name` (none
 of their code is kept here). Each runs twice with `benchmarks/witness` in the process, which takes a
 digest of all parameters after each optimizer step: once alone, once under `gradtrace trace`. Then
-the trace is read, and every contribution must balance. Exit code 1 if anything differed.
+the trace is read: every contribution must balance, and what `check` says is printed. Exit code 1 if
+anything differed.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.util
 import json
 import os
+import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,8 +38,6 @@ sys.path.insert(0, str(HERE.parent))
 from tracer.analysis.balance import check_balance  # noqa: E402 - from this checkout, not installed
 from tracer.errors import TracerError  # noqa: E402
 from tracer.tracefile import load  # noqa: E402
-
-SECONDS = 900
 
 TIMES = re.compile(
     r"(ms/batch|time|runtime|per_second)\W*[\d.]+\s*(ms|s)?|[\d.]+\s*(ms|it/s|s/it|sec|seconds)\b|"
@@ -45,7 +50,9 @@ TIMES = re.compile(
 class Program:
     """What to run. `clone` is owner/name, `folder` where in it; `needs` a module to be there.
 
-    `prepare` has files that the program reads, by name, made anew in the folder that `{data}` is.
+    `prepare` has files that the program reads, by name, made anew in the folder that `{data}` is;
+    `made` names a script in `benchmarks/made` that makes others there. `copied`: it looks for files
+    beside itself, and runs in a copy of its folder, `{data}/program`.
     """
 
     name: str
@@ -56,6 +63,11 @@ class Program:
     folder: str = "."
     path: str = ""
     prepare: tuple[tuple[str, str], ...] = ()
+    made: str = ""
+    copied: bool = False
+    wrong: tuple[str, ...] = ()
+    """The checks that must find a warning or an error in it: what is wrong with the program."""
+    seconds: int = 900
 
 
 @dataclass
@@ -80,9 +92,11 @@ class Result:
     steps: int = 0
     calls: int = 0
     contributions: int = 0
+    megabytes: float = 0.0
     accounts: int = 0
     explained: int = 0
     unchecked: int = 0
+    findings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -105,6 +119,8 @@ LIBRARIES = (
     ("metric_learning", "pytorch_metric_learning", "mined pairs, a loss with parameters"),
     ("sentence_encoder", "sentence_transformers", "trainer, in-batch contrastive loss"),
     ("torchrl_dqn", "torchrl", "tensordicts, functional calls, target network"),
+    ("timm_loop", "timm", "four families, mixed targets, accumulation, clip, EMA"),
+    ("fastai_learner", "fastai", "Learner, frozen layers, accumulation, one cycle"),
 )
 
 PROGRAMS = (
@@ -124,6 +140,15 @@ PROGRAMS = (
          "--gradient_accumulation_steps=4", "--max_iters=6", "--eval_iters=1", "--block_size=32",
          "--batch_size=4", "--n_layer=3", "--n_embd=48", "--out_dir={data}"),
         "accumulation, tied weights, clip", needs="numpy", clone="karpathy/nanoGPT",
+        made="shakespeare.py", copied=True,
+    ),
+    Program(
+        "nanoGPT compiled",
+        ("train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=True",
+         "--gradient_accumulation_steps=4", "--max_iters=6", "--eval_iters=1", "--block_size=32",
+         "--batch_size=4", "--n_layer=3", "--n_embd=48", "--out_dir={data}"),
+        "torch.compile, accumulation", needs="numpy", clone="karpathy/nanoGPT",
+        made="shakespeare.py", copied=True,
     ),
     Program(
         "word LM",
@@ -139,6 +164,39 @@ PROGRAMS = (
          "--manualSeed", "1", "--outf", "{data}"),
         "3 backward / 2 steps, detach", needs="torchvision", clone="pytorch/examples",
         folder="dcgan",
+    ),
+    Program(
+        "mnist", ("main.py", "--epochs", "2"), "Adadelta, dropout", needs="torchvision",
+        clone="pytorch/examples", folder="mnist", made="mnist.py", copied=True,
+    ),
+    Program(
+        "REINFORCE", ("reinforce.py",), "another graph for each episode, thousands of roots in one",
+        needs="gymnasium", clone="pytorch/examples", folder="reinforcement_learning",
+    ),
+    Program(
+        "pytorch-cifar", ("main.py",), "SimpleDLA, 200 epochs", needs="torchvision",
+        clone="kuangliu/pytorch-cifar", made="cifar.py", copied=True,
+    ),
+    Program(
+        "timm train.py",
+        ("train.py", "{data}/images", "--model", "test_resnet", "--num-classes", "2", "--device",
+         "cpu", "--epochs", "2", "--batch-size", "4", "--workers", "1", "--grad-accum-steps", "2",
+         "--clip-grad", "1", "--model-ema", "--mixup", "0.2", "--output", "{data}/out"),
+        "accumulation, clip, EMA, mixup, schedule", needs="torchvision",
+        clone="huggingface/pytorch-image-models", made="folders.py",
+    ),
+    Program(
+        "YOLOv5",
+        ("train.py", "--weights", "", "--cfg", "yolov5n.yaml", "--data", "{data}/boxes/boxes.yaml",
+         "--img", "64", "--batch-size", "2", "--epochs", "3", "--device", "cpu", "--workers", "0",
+         "--noval", "--nosave", "--noplots", "--project", "{data}/out"),
+        "irregular accumulation, EMA, warmup", needs="ultralytics", clone="ultralytics/yolov5",
+        made="boxes.py",
+    ),
+    Program(
+        "ultralytics YOLO11",
+        (str(HERE / "programs" / "ultralytics_yolo.py"), "{data}/boxes/boxes.yaml", "{data}/out"),
+        "accumulation to a nominal batch, EMA, warmup", needs="ultralytics", made="boxes.py",
     ),
 )  # fmt: skip
 
@@ -198,6 +256,8 @@ def compare(program: Program, clones: Path | None) -> Result:
         result.steps = int(str(plain.witness.get("steps", 0)))
         result.problems += differences(plain, traced)
         read_books(trace, result)
+        result.findings = list(findings_of(trace))
+        result.problems += wrong_claims(program, result.findings)
     return result
 
 
@@ -206,7 +266,11 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
     data.mkdir()
     for name, text in program.prepare:
         (data / name).write_text(text, encoding="utf-8")
+    if program.made:
+        subprocess.run([sys.executable, str(HERE / "made" / program.made), str(data)], check=True)
     place = place_of(program, clones) if program.clone and clones is not None else data
+    if program.copied:
+        place = Path(shutil.copytree(place, data / "program", dirs_exist_ok=True))
     witness = data / "witness.json"
     paths = [str(HERE / "witness"), *([str((place / program.path).resolve())] * bool(program.path))]
     environment = {
@@ -216,16 +280,29 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
     }  # fmt: skip
     words = [word.replace("{data}", str(data)) for word in program.words]
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *before, *words], cwd=place, env=environment, capture_output=True,
-        text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    with terminal() as keyboard:
+        done = subprocess.run(
+            [sys.executable, *before, *words], cwd=place, env=environment, capture_output=True,
+            text=True, timeout=program.seconds, check=False, stdin=keyboard,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     seen = json.loads(witness.read_text(encoding="utf-8")) if witness.exists() else {}
     shutil.rmtree(data)
     return Ended(
         done.returncode, done.stdout.replace(str(data), "DATA"), done.stderr, seconds, seen
     )
+
+
+@contextmanager
+def terminal() -> Iterator[int]:
+    """A terminal at which nobody types: some programs ask how wide theirs is."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
+    try:
+        yield slave
+    finally:
+        os.close(slave)
+        os.close(master)
 
 
 def differences(plain: Ended, traced: Ended) -> Iterator[str]:
@@ -261,6 +338,7 @@ def read_books(path: Path, result: Result) -> None:
                     sizes[call.layout] = len(trace.layout(call.layout).contributions)
                 result.contributions += sizes[call.layout]
             result.calls = len(trace.calls)
+            result.megabytes = path.stat().st_size / 1e6
             if trace.info.failure:
                 result.problems.append(f"recording stopped: {trace.info.failure}")
     except TracerError as error:
@@ -273,13 +351,33 @@ def read_books(path: Path, result: Result) -> None:
         result.problems.append("no backward call was recorded")
 
 
+def findings_of(trace: Path) -> Iterator[str]:
+    """What `check` says, `severity slug` each."""
+    words = (str(HERE.parent / "cli.py"), "check", "--json", str(trace))
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        yield f"error {last_line(done.stderr).split(chr(32))[0]}"
+        return
+    for finding in json.loads(done.stdout)["findings"]:
+        yield f"{finding['severity']} {finding['check']}"
+
+
+def wrong_claims(program: Program, findings: Sequence[str]) -> Iterator[str]:
+    """Warnings of what is correct, and what is wrong and was not found."""
+    warned = {slug for severity, slug in map(str.split, findings) if severity != "note"}
+    for slug in sorted(warned ^ set(program.wrong)):
+        yield f"check {'warns of' if slug in warned else 'does not find'} {slug}"
+
+
 def line_of(result: Result) -> str:
     line = (
         f"{result.name:22s} {result.plain_seconds:6.1f} s -> {result.traced_seconds:6.1f} s  "
         f"{result.steps:4d} steps {result.calls:5d} calls {result.contributions:8d} contributions "
         f"{result.accounts:8d} accounts balance ({result.explained} by hooks, "
-        f"{result.unchecked} unmeasured)  {result.exercises}"
+        f"{result.unchecked} unmeasured) {result.megabytes:6.1f} MB  {result.exercises}"
     )
+    findings = [f"{count} {what}" for what, count in Counter(result.findings).items()]
+    line += f"; check: {', '.join(findings) or 'nothing'}"
     return "\n".join([line, *(f"    PROBLEM {problem}" for problem in result.problems)])
 
 

@@ -148,7 +148,9 @@ def judge_batch(
         if not at_work.exists():
             raise RuntimeError(f"a batch of programs did not start: {last}")
         now = json.loads(at_work.read_text(encoding="utf-8"))
-        died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if code > 0:
+            raise RuntimeError(f"program {now['number']} cannot be judged: {last}\n{now['text']}")
+        died = signal.Signals(-code).name
         what = f"died of {died} while it {now['doing']}"
         found.append(Failure(now["number"], what, now["text"], now["doing"] == RECORDED))
         behind = now["number"] + 1

@@ -172,6 +172,7 @@ def one_more(choose: Choose, space: dict[str, Any], leaves: list[str], number: i
     # Of the newest, mostly: deep graphs rather than broad ones.
     names = list(tensors(space))[::-1]
     names = names[: choose((2, 4, 40))] + [name for name in names if name in leaves]
+    kind = [line for line in kind if len(set(names)) > 1 or not line.startswith("del ")]
     line: str = choose(kind).format(a=choose(names), b=choose(names), leaf=choose(leaves))
     return {"new": f"t{number} = {line}", "call": attempt(line)}.get(use, line)
 
