@@ -276,6 +276,31 @@ def test_a_step_keeps_its_options_and_what_it_consumed(path: Path) -> None:
         assert sorted(consumed) == sorted(after)
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_step_that_raises_ends_no_window_and_hinders_no_other(path: Path, others: int) -> None:
+    w = torch.ones(2, requires_grad=True)
+    optimizers = [torch.optim.SGD([w], lr=0.1), torch.optim.Adam([w])]
+    raises = [True]
+
+    def once(*_: object) -> None:
+        if raises.pop():
+            raise KeyError("of the script")
+
+    optimizers[0].register_step_pre_hook(once)
+    with tracer.Recorder(path):
+        w.sum().backward()
+        with pytest.raises(KeyError, match="of the script"):
+            optimizers[0].step()
+        for _ in range(3):
+            raises.append(False)
+            w.sum().backward()
+            optimizers[others].step()
+
+    with tracer.load(path) as trace:
+        assert [step.step for step in trace.steps] == [1, 2, 3]
+        assert [call.step for call in trace.calls] == [1, 1, 2, 3]
+
+
 def test_the_first_step_keeps_the_weights_it_found(path: Path) -> None:
     model = nn.Linear(2, 1, bias=False)
     model.weight.data.fill_(0.5)

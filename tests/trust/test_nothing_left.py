@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import atexit
 import gc
+import json
+import os
 import signal
+import subprocess
 import sys
 import threading
 import types
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +58,6 @@ def surroundings() -> dict[str, Any]:
         "hooks": hooks_of(torch.optim.SGD(nn.Linear(1, 1).parameters()), nn.Linear(1, 1)),
         "modes": (torch.is_grad_enabled(), torch.is_anomaly_enabled(),
                   torch.is_anomaly_check_nan_enabled(), torch.get_num_threads()),
-        "random": bytes(torch.get_rng_state().tolist()),
     }  # fmt: skip
 
 
@@ -88,36 +91,51 @@ class Break(Exception):
     pass
 
 
-def once(fails: str = "") -> list[Any]:
-    """A step of training; what it made, to be held weakly."""
+Weakly = list[weakref.ref[Any]]
+
+ENDINGS: tuple[type[BaseException], ...] = (Break, KeyboardInterrupt, SystemExit)
+
+
+def once(fails: str = "", error: type[BaseException] = Break) -> Weakly:
+    """Two steps of training; what it made, held weakly. `fails`: where it raises in the first."""
+    made: Weakly = []
+    try:
+        train(fails, error, made)
+    except error:
+        assert fails
+    return made
+
+
+def train(fails: str, error: type[BaseException], made: Weakly) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
     net = Net()
     optimizer = torch.optim.Adam(net.parameters())
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     before = hooks_of(optimizer, net)
-    seen: list[Any] = [net, optimizer, scaler]
+    made += held_weakly([net, optimizer, scaler, *net.parameters()])
     for _ in range(2):
         optimizer.zero_grad()
         out = net(torch.randn(6, 4))
         loss = F.cross_entropy(out, torch.tensor([0, 1, 2, 0, 1, 2]))
-        if fails == "hook":
-            out.register_hook(_raise)
+        made += held_weakly([out, loss, loss.grad_fn])
+        if fails == "in a hook":
+            out.register_hook(fail)
         scaler.scale(loss).backward(retain_graph=True)
         torch.autograd.grad(loss, out, create_graph=True)
-        seen += [out, loss, loss.grad_fn, *(p.grad for p in net.parameters()), *net.parameters()]
+        made += held_weakly([parameter.grad for parameter in net.parameters()])
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
-        if fails == "step":
-            raise Break
+        if fails == "before the step":
+            fail()
+        if fails == "in the step":
+            optimizer.register_step_pre_hook(fail)
         scaler.step(optimizer)
         scaler.update()
     assert hooks_of(optimizer, net) == before
-    return seen
 
 
-def _raise(gradient: torch.Tensor) -> None:
-    raise Break
-
-
-def held_weakly(things: list[Any]) -> list[weakref.ref[Any]]:
+def held_weakly(things: list[Any]) -> Weakly:
     references = []
     for thing in things:
         try:
@@ -127,75 +145,209 @@ def held_weakly(things: list[Any]) -> list[weakref.ref[Any]]:
     return references
 
 
-def well(recorder: tracer.Recorder) -> list[weakref.ref[Any]]:
-    return held_weakly(once())
+Way = Callable[[tracer.Recorder], Weakly]
 
 
-def with_an_exception_in_a_hook(recorder: tracer.Recorder) -> list[weakref.ref[Any]]:
-    with pytest.raises(Break):
-        once("hook")
-    return []
+def well(recorder: tracer.Recorder) -> Weakly:
+    return once()
 
 
-def with_an_exception_before_the_step(recorder: tracer.Recorder) -> list[weakref.ref[Any]]:
-    with pytest.raises(Break):
-        once("step")
-    return []
-
-
-def with_a_fault_of_ours(recorder: tracer.Recorder) -> list[weakref.ref[Any]]:
+def with_a_fault_of_ours(recorder: tracer.Recorder) -> Weakly:
     recorder._fail(KeyError("a bug of ours"))
-    return held_weakly(once())
+    return once()
 
 
-def with_a_full_disk(recorder: tracer.Recorder) -> list[weakref.ref[Any]]:
+def with_a_full_disk(recorder: tracer.Recorder) -> Weakly:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     recorder._writer.commit = full  # type: ignore[method-assign]
-    return held_weakly(once())
+    return once()
 
 
-def stopped_twice(recorder: tracer.Recorder) -> list[weakref.ref[Any]]:
-    found = held_weakly(once())
+def stopped_twice(recorder: tracer.Recorder) -> Weakly:
+    made = once()
     recorder.stop()
     recorder.stop()
-    return found
+    return made
 
 
-WAYS = [
-    well, with_an_exception_in_a_hook, with_an_exception_before_the_step, with_a_fault_of_ours,
-    with_a_full_disk, stopped_twice,
-]  # fmt: skip
+def failing(where: str, error: type[BaseException]) -> Way:
+    def way(recorder: tracer.Recorder) -> Weakly:
+        return once(where, error)
+
+    return way
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_nothing_is_left_behind(
-    way: Callable[[tracer.Recorder], list[weakref.ref[Any]]], tmp_path: Path
-) -> None:
+WAYS: dict[str, Way] = {
+    way.__name__: way for way in (well, with_a_fault_of_ours, with_a_full_disk, stopped_twice)
+}
+TO_THE_END = frozenset(WAYS)
+WAYS |= {
+    f"{error.__name__} {where}": failing(where, error)
+    for error in ENDINGS
+    for where in ("in a hook", "before the step", "in the step")
+}
+
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"detail": "buffers"}, {"detail": "structure"}, {"terms": True}, {"steps": (2, 2)},
+    {"steps": (9, None)},
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a recorder might have left changed."""
+
+    torch: dict[tuple[str, str], Any]
+    around: dict[str, Any]
+
+    def assert_same_as(self, before: State) -> None:
+        assert self.torch.keys() == before.torch.keys()
+        assert [key for key in before.torch if before.torch[key] is not self.torch[key]] == []
+        assert {k: v for k, v in self.around.items() if v != before.around[k]} == {}
+
+
+def state() -> State:
+    around = surroundings()  # first: torch changes a class of optimizers when one is made
+    return State(attributes(), around)
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> State:
     once()  # what torch itself makes on first use is there
     with tracer.Recorder(tmp_path / "first.trace"):
         once()
+    gc.collect()
+    return state()
+
+
+def drawn_by_one_alone() -> torch.Tensor:
     torch.manual_seed(0)
     once()
-    plain = surroundings()
-    before = attributes()
-    torch.manual_seed(0)
+    return torch.get_rng_state()
 
+
+def assert_all_dead(made: Weakly) -> None:
+    gc.collect()
+    assert len(made) > 8
+    assert [reference() for reference in made if reference() is not None] == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_left_behind(way: str, before: State, tmp_path: Path) -> None:
     with tracer.Recorder(tmp_path / "run.trace") as recorder:
-        changed = [key for key, value in attributes().items() if before.get(key) is not value]
-        references = way(recorder)
-    after = attributes()
+        now = attributes()
+        changed = [key for key, value in now.items() if before.torch.get(key) is not value]
+        torch.manual_seed(0)
+        made = WAYS[way](recorder)
+        drawn = torch.get_rng_state()
 
     assert len(changed) > 8
-    assert before.keys() == after.keys()
-    assert [key for key in before if before[key] is not after[key]] == []
-    now = surroundings()
-    if way not in (with_an_exception_in_a_hook, with_an_exception_before_the_step):
-        assert now.pop("random") == plain.pop("random")
-    assert {k: v for k, v in now.items() if v != plain[k] and k != "random"} == {}
+    assert way not in TO_THE_END or torch.equal(drawn, drawn_by_one_alone())
+    state().assert_same_as(before)
+    assert_all_dead(made)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_no_option_leaves_anything_behind(
+    options: dict[str, Any], before: State, tmp_path: Path
+) -> None:
+    with tracer.Recorder(tmp_path / "run.trace", **options):
+        torch.manual_seed(0)
+        made = once()
+        drawn = torch.get_rng_state()
+
+    assert torch.equal(drawn, drawn_by_one_alone())
+    state().assert_same_as(before)
+    assert_all_dead(made)
+
+
+@pytest.mark.parametrize("error", ENDINGS)
+@pytest.mark.parametrize("where", ["in a hook", "in the step"])
+def test_a_block_that_an_exception_ends_leaves_nothing_behind(
+    error: type[BaseException], where: str, before: State, tmp_path: Path
+) -> None:
+    made: Weakly = []
+    try:
+        with tracer.Recorder(tmp_path / "run.trace"):
+            train(where, error, made)
+    except error:
+        ended = True
+
+    assert ended
+    state().assert_same_as(before)
+    assert_all_dead(made)
+    with tracer.load(tmp_path / "run.trace") as trace:
+        assert trace.info.status == "crashed"
+
+
+SCRIPT_ENDINGS = {
+    "well": "once()",
+    "with an exception in a hook": "train('in a hook', Break, [])",
+    "with sys.exit in a hook": "train('in a hook', SystemExit, [])",
+    "with an interrupt": "once(); os.kill(os.getpid(), signal.SIGINT)",
+    "with an interrupt in a hook": "train('in a hook', KeyboardInterrupt, [])",
+    "with no training": "pass",
+}
+
+HARNESS = """
+import atexit, gc, json, sys
+from tests.trust.test_nothing_left import *
+import tracer.cli, tracer.commands.trace
+
+def tell():
+    # Registered before the recorder is: run after it has ended.
+    after = attributes()
+    changed = [key for key in before if before[key] is not after.get(key)]
+    sys.last_type = sys.last_value = sys.last_traceback = None  # Python's own, of the script
     gc.collect()
-    assert [reference() for reference in references if reference() is not None] == []
+    tensors = sum(type(thing) is nn.Parameter for thing in gc.get_objects())
+    now = surroundings()
+    around = [key for key in was if key in COMPARED and was[key] != now[key]]
+    with open(sys.argv[0] + ".left", "w") as file:
+        json.dump({"changed": changed, "new": sorted(map(str, after.keys() - before.keys())),
+                   "around": around, "parameters": tensors, "during": during}, file)
+
+COMPARED = ("meta_path", "threads", "recursion", "hooks", "modes", "gc", "trace", "profile")
+once()
+with tracer.Recorder(sys.argv[1] + ".first"):
+    once()
+gc.collect()
+during = []
+atexit.register(tell)
+script, trace = sys.argv[2], sys.argv[1]
+was = surroundings()
+before = attributes()
+def look():
+    now = attributes()
+    during.append(sum(before.get(key) is not value for key, value in now.items()))
+sys.modules["looking"] = type(sys)("looking")
+sys.modules["looking"].look = look
+sys.argv[0] = script
+sys.exit(tracer.cli.main(["trace", "--no-svg", "-o", trace, script]))
+"""
+
+
+@pytest.mark.parametrize("ending", SCRIPT_ENDINGS)
+def test_a_script_however_it_ends_leaves_nothing_behind(ending: str, tmp_path: Path) -> None:
+    script, harness, trace = tmp_path / "s.py", tmp_path / "harness.py", tmp_path / "s.trace"
+    script.write_text(
+        "import os, signal, sys, torch\nfrom tests.trust.test_nothing_left import *\n"
+        f"from looking import look\nlook()\n{SCRIPT_ENDINGS[ending]}\n"
+    )
+    harness.write_text(HARNESS)
+
+    done = subprocess.run(
+        [sys.executable, str(harness), str(trace), str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    left = json.loads(Path(f"{script}.left").read_text())
+    assert left.pop("during")[0] > 8, done.stderr
+    assert left == {"changed": [], "new": [], "around": [], "parameters": 0}, done.stderr
+    assert ("Traceback" in done.stderr) == ("exception" in ending or "interrupt" in ending)
 
 
 def test_a_node_keeps_no_hook_of_ours(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -116,7 +119,7 @@ class Steps(Instrument):
         super().__init__(journal, sources, modules, fail)
         self._on_step = on_step
         self._optimizers = Interned()
-        self._open: list[tuple[Optimizer, Step | None]] = []
+        self._on_thread = threading.local()
         self._valued: set[int] = set()
         self._handles: list[Any] = []
 
@@ -139,20 +142,28 @@ class Steps(Instrument):
                     step = self._consume(optimizer, _has_closure(args, kwargs))
             except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
                 self._fail(error)
-        self._open.append((optimizer, step))
+        opened = self._open()
+        # What an exception inside an earlier step() left open is not around this one.
+        del opened[_depth(sys._getframe(1)) - 1 :]
+        opened.append((weakref.ref(optimizer), step))
+
+    def _open(self) -> list[tuple[weakref.ref[Optimizer], Step | None]]:
+        """The steps that have begun on this thread, the outermost first."""
+        opened: list[Any] = self._on_thread.__dict__.setdefault("open", [])
+        return opened
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        while self._open:
-            opened, step = self._open.pop()
-            # One left open by an exception inside an earlier step() is dropped.
-            if opened is optimizer:
+        opened = self._open()
+        while opened:
+            begun, step = opened.pop()
+            if begun() is optimizer:  # else it is one inside, that an exception left open
                 break
         else:
             return
         try:
             if step is not None and self.recording:
                 self._journal.add(step)
-            if not self._open:  # of nested optimizers the outermost ends the window
+            if not opened:  # of nested optimizers the outermost ends the window
                 self._on_step()
         except Exception as error:  # noqa: BLE001
             self._fail(error)
@@ -198,6 +209,16 @@ class Steps(Instrument):
             Reading(id, "value", self._journal.form(leaves[id]), shelf.add(leaves[id]))
             for id in new
         ]
+
+
+def _depth(frame: FrameType) -> int:
+    """How many calls of `step` are on the stack: all run in the one wrapper that calls hooks."""
+    code, depth = frame.f_code, 0
+    around: FrameType | None = frame
+    while around is not None:
+        depth += around.f_code is code
+        around = around.f_back
+    return depth
 
 
 def _has_closure(args: Any, kwargs: Any) -> bool:
