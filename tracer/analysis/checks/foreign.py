@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from tracer.analysis.checks.case import Account, Case
 from tracer.analysis.checks.finding import Claim, Proof
-from tracer.analysis.checks.program import ADVERSARY, VALIDATION, comes_after, parted, says
+from tracer.analysis.checks.program import (
+    ADVERSARY,
+    VALIDATION,
+    Way,
+    comes_after,
+    parted,
+    says,
+    way_to,
+)
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.repeated import SECTION
 from tracer.analysis.checks.traits import depths
@@ -133,10 +141,10 @@ def _left_overs(case: Case) -> Iterator[Claim]:
         if step is None:
             continue
         strangers = _strangers(case, account)
-        own = [e for e in account.fresh if case.line(e.source) not in strangers]
+        own = [e for e in account.fresh if way_to(case.trace, e.source) not in strangers]
         for entry in account.fresh:
             later = [e for e in own if (e.call or 0) > (entry.call or 0)]
-            is_strange = case.line(entry.source) in strangers and later
+            is_strange = way_to(case.trace, entry.source) in strangers and later
             between = _consumer_between(case, entry, step)
             if is_strange and not _added_later(case, entry, account.fresh, between):
                 before = _step_before(case, step, entry)
@@ -146,15 +154,19 @@ def _left_overs(case: Case) -> Iterator[Claim]:
                     yield _left_over(case, account, step, entry, before, later[0])
 
 
-def _strangers(case: Case, account: Account) -> set[tuple[str, int]]:
-    """The lines of calls that other windows of the optimizer do not have."""
-    lines = _lines_of(case, account)
+def _strangers(case: Case, account: Account) -> set[Way]:
+    """The calls that other windows of the optimizer do not have, by their lines and callers."""
+    ways = _ways_of(case, account)
     others = [
-        _lines_of(case, other)
+        _ways_of(case, other)
         for other in case.accounts
         if other.owner == account.owner and set(other.buffers) & set(account.buffers)
     ]
-    return {line for line in lines if any(line not in other for other in others)}
+    return {way for way in ways if any(way not in other for other in others)}
+
+
+def _ways_of(case: Case, account: Account) -> set[Way]:
+    return {way_to(case.trace, entry.source) for entry in account.fresh}
 
 
 def _is_behind(case: Case, entry: Entry, before: Step | None, own: Entry) -> bool:
@@ -163,10 +175,6 @@ def _is_behind(case: Case, entry: Entry, before: Step | None, own: Entry) -> boo
         return False
     behind = comes_after(case.trace, entry.source, before.source)
     return bool(behind and comes_after(case.trace, before.source, own.source))
-
-
-def _lines_of(case: Case, account: Account) -> set[tuple[str, int]]:
-    return {case.line(entry.source) for entry in account.fresh}
 
 
 def _step_before(case: Case, step: Step, entry: Entry) -> Step | None:

@@ -11,6 +11,7 @@ from math import prod
 from tracer.analysis.callfacts import CallFacts
 from tracer.analysis.checks.case import Case
 from tracer.analysis.checks.finding import Claim, Proof, Severity
+from tracer.analysis.checks.program import EVERY_SO_MANY, parted, says
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.repeated import SECTION, counts_again
 from tracer.analysis.checks.weights import call_total, is_known
@@ -58,8 +59,9 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
 
     Evidence: the buffers are emptied with contributions of a line in them that is otherwise
     consumed k at a time, and fewer than k were there. Or they are emptied every time between the
-    backward call and the step, which then finds nothing at all. Or each call is divided by k, and
-    of the k calls that a line makes before a step some are thrown away. Or a line's loss is thrown
+    backward call and the step, which then finds nothing at all. Or each call is divided by k, or
+    the step is made in every k-th turn of a loop, and of the k calls that a line makes before a
+    step some are thrown away. Or a line's loss is thrown
     away in every window, and what the step consumes is another loss.
 
     Silent: for buffers that are always emptied before their own backward: what was thrown away has
@@ -205,7 +207,10 @@ def _items(case: Case, calls: Sequence[int]) -> list[int]:
 def _cut_windows(
     case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
 ) -> Iterator[Claim]:
-    """Windows of k calls, each divided by k, of which only some are still there at the step."""
+    """Windows of k calls of which only some are still there at the step.
+
+    Each is divided by k, or the step is made in every k-th turn of the loop.
+    """
     divided = {
         (lost, len(kept))
         for _, lost, kept, _ in fate.beside
@@ -214,11 +219,17 @@ def _cut_windows(
     }
     for reset, lost, kept, step in fate.beside:
         made = lost + len(kept)
-        if (lost, len(kept)) not in divided:
+        is_divided = (lost, len(kept)) in divided
+        guards = parted(case.trace, source, step.source)[1]
+        if not is_divided and not says(guards, EVERY_SO_MANY):
             continue
+        of = (
+            f"each divided by {made}: the gradient is {len(kept)}/{made} of the mean"
+            if is_divided
+            else f"though only every {made}th is followed by a step"
+        )
         yield Claim(
-            f"{reset.by} throws away {lost} of the {made} backward calls before a step, each "
-            f"divided by {made}: the gradient is {len(kept)}/{made} of the mean",
+            f"{reset.by} throws away {lost} of the {made} backward calls before a step, {of}",
             reset.source,
             buffers,
             None,

@@ -78,9 +78,10 @@ def _born(case: Case, call: Call, facts: CallFacts, severity: Severity) -> Claim
         if value is not None and value.nonfinite:
             source = facts.node(root.node).source
             proofs = [Proof("the loss is not finite", source), Proof("backward", call.source)]
-            if first is not None and _is_singular(facts, first):
-                source = facts.node(first).source
-                proofs.insert(0, Proof(f"{_called(facts, first)}, of a value it has no finite "
+            born = _singular_at(facts, first)
+            if born is not None:
+                source = facts.node(born).source
+                proofs.insert(0, Proof(f"{_called(facts, born)}, of a value it has no finite "
                                        "derivative at", source))  # fmt: skip
             return Claim(
                 f"the loss of backward call {number} is not finite: it was so in the forward pass "
@@ -133,6 +134,20 @@ def _count(tensor: Tensor) -> int:
 def _called(facts: CallFacts, index: int) -> str:
     node = facts.node(index)
     return node.called or node.custom.rpartition(".")[2] or node.name
+
+
+def _singular_at(facts: CallFacts, first: int | None) -> int | None:
+    """The singular operation that loses a gradient: the first one, or just below it (p log p)."""
+    if first is None:
+        return None
+    if _is_singular(facts, first):
+        return first
+    below = [sent.edge.receiver for sent in facts.leaving.get(first, ())]
+    return next((node for node in below if _is_singular(facts, node) and _loses(facts, node)), None)
+
+
+def _loses(facts: CallFacts, node: int) -> bool:
+    return any(_count(sent.tensor) for sent in facts.leaving.get(node, ()))
 
 
 def _is_singular(facts: CallFacts, node: int) -> bool:

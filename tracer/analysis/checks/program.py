@@ -19,9 +19,11 @@ __all__ = [
     "PARTS_OF_A_BATCH",
     "UNITS",
     "VALIDATION",
+    "Way",
     "comes_after",
     "parted",
     "says",
+    "way_to",
 ]
 
 ADVERSARY = re.compile(
@@ -48,7 +50,9 @@ PARTS_OF_A_BATCH = re.compile(
 )
 """A loop over what a tensor was cut into along its first dimension."""
 
-EVERY_SO_MANY = re.compile(r"(?:el)?if\b.*%")
+EVERY_SO_MANY = re.compile(
+    r"(?:el)?if\b.*(?:%|(?<![a-z])(?:count|counter|cnt|accumulated)(?![a-z]).*(?:==|>=))"
+)
 """A condition that holds in every k-th turn of a loop."""
 
 UNITS = re.compile(
@@ -63,6 +67,9 @@ LOOP_OVER_UNITS = re.compile(
 """A loop over such: words that mean other things elsewhere."""
 
 
+Way = tuple[tuple[str, int], ...]
+
+
 def frames_of(trace: Trace, source: int | None) -> list[Source]:
     """The lines at work, outermost first."""
     found: list[Source] = []
@@ -70,6 +77,11 @@ def frames_of(trace: Trace, source: int | None) -> list[Source]:
         found.append(trace.sources[source])
         source = found[-1].caller
     return found[::-1]
+
+
+def way_to(trace: Trace, source: int | None) -> Way:
+    """The lines by which a line was come to, to compare with others."""
+    return tuple((frame.file, frame.line) for frame in frames_of(trace, source))
 
 
 def _aligned(

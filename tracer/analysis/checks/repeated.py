@@ -83,6 +83,7 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
     speak of tasks, episodes and the like, the sum may be meant, and it is a note.
 
     Silent: when the loss or the gradient is divided by k, and for a loss that is a sum anyhow.
+    Calls of different numbers of items are told by mean-of-means.
     """
     for stream in _streams(case):
         account, rows, count = stream.account, stream.rows, len(stream.calls)
@@ -90,6 +91,8 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
             continue
         if _is_sum(rows) or any(r.items > 1 and not r.reductions for r in rows):
             continue
+        if len(set(stream.counts)) > 1 or _is_one_graph(stream):
+            continue  # mean-of-means and double-backward-same-graph tell it
         if any(is_same(f.value, Fraction(1, count)) and f.kind != "reduction"
                for r in rows for f in (*r.loss, *r.after)):  # fmt: skip
             continue
@@ -113,6 +116,12 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
             severity,
             f"divide the loss by {count} before backward()",
         )
+
+
+def _is_one_graph(stream: _Stream) -> bool:
+    """Whether the calls are one loss that is sent backward several times."""
+    orders = {call.order for call in stream.calls}
+    return all(any(order in orders for _, order in call.again) for call in stream.calls[1:])
 
 
 def _is_of_parts(case: Case, stream: _Stream) -> bool:
@@ -139,6 +148,11 @@ def _said_of(case: Case, stream: _Stream) -> tuple[list[str], list[str]]:
 
 def _sees_factor(case: Case, account: Account) -> bool:
     """Whether a factor of the gradient changes the steps of an optimizer."""
+    own = [a for a in case.accounts if a.kind is account.kind and a.owner == account.owner]
+    return any(_is_seen(one) for one in own)
+
+
+def _is_seen(account: Account) -> bool:
     optimizer = account.optimizer
     if optimizer is None:
         return False
@@ -229,8 +243,10 @@ def _is_of_items(stream: _Stream) -> bool:
 
 
 def _mean_of_means(case: Case, stream: _Stream, severity: Severity) -> Claim:
-    counts = stream.counts
+    counts, calls = stream.counts, len(stream.calls)
     ratio = Fraction(max(counts), min(counts))
+    is_added = is_same(call_total(stream.rows, stream.calls[0].order), ONE)
+    whole = f", and as they are not divided by {calls}, all of it is {calls} x" if is_added else ""
     weights = [
         Proof(f"call {row.number}: {row.items:,} items", _loss_line(row), row.weight)
         for row in stream.rows
@@ -238,7 +254,7 @@ def _mean_of_means(case: Case, stream: _Stream, severity: Severity) -> Claim:
     return Claim(
         f"a mean of means: calls of {', '.join(f'{n:,}' for n in counts[:6])}"
         f"{' ...' if counts[6:] else ''} items each divide by their own count, so an item weighs "
-        f"up to {said(ratio)} x another",
+        f"up to {said(ratio)} x another{whole}",
         _loss_line(stream.rows[0]),
         stream.account.buffers,
         ratio,
@@ -322,7 +338,7 @@ def _short(case: Case, stream: _Stream, divisor: int) -> Claim:
     reference="pytorch/pytorch#47175",
 )
 def missing_zero_grad(case: Case) -> Iterator[Claim]:
-    """A step consumes gradients that earlier steps of the same optimizer have consumed already.
+    """A step consumes gradients that earlier steps have consumed already.
 
     Nobody emptied the buffers in between, so step t takes the sum of all t gradients so far.
 
@@ -334,15 +350,20 @@ def missing_zero_grad(case: Case) -> Iterator[Claim]:
         step = account.ledger.step
         if step is None:
             continue
-        own = {s.order for s in case.trace.steps if s.optimizer == step.optimizer} - {step.order}
+        own = {s.order for s in case.trace.steps} - {step.order}
         stale = [e for e in account.entries if own & set(e.consumed)]
         fresh = [e for e in account.fresh if e.call is not None]
         if not stale or not fresh or any(_is_kept_on_purpose(entry) for entry in stale):
             continue
         used = sorted({case.books.archive.by_order[o].step for e in stale for o in e.consumed
                        if o in own})  # fmt: skip
+        others = {
+            s.kind for s in case.trace.steps
+            if s.optimizer != step.optimizer and any(s.order in e.consumed for e in stale)
+        }  # fmt: skip
+        of = f" of {', '.join(sorted(others))}, another optimizer," if others else ""
         yield Claim(
-            "the step also consumes gradients that earlier steps have consumed: "
+            f"the step also consumes gradients that earlier steps{of} have consumed: "
             "the buffers are not emptied between steps",
             step.source,
             account.buffers,
