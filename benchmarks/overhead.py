@@ -1,4 +1,4 @@
-"""What recording costs: training steps with and without it, memory, bytes of trace, reading times.
+"""What recording costs: training steps with and without it, memory, bytes of trace.
 
 python benchmarks/overhead.py [--only mlp,gpt2] [--pairs 15] [--parts time,memory,bytes]
 
@@ -6,6 +6,7 @@ Times are taken in pairs, in one process, a block of steps with the recorder and
 after one another, in the order that the pair's number decides; the median of the ratios is what a
 machine with other work to do changes least. Processor time stands beside it, for the same reason.
 Each block has one step before it that is not timed. Memory is the peak of a process of its own.
+What reading costs is measured by `benchmarks/reading.py`.
 """
 
 from __future__ import annotations
@@ -186,53 +187,6 @@ def sizes(names: Iterable[str], folder: Path) -> Results:
     return results
 
 
-def made(kind: str, folder: Path) -> tuple[Path, int, float]:
-    """A trace with 10^6 contributions, how many exactly, and the seconds it took to record."""
-    path = folder / f"{kind}.trace"
-    start = time.perf_counter()
-    if kind == "steps":
-        torch.manual_seed(0)
-        step, wanted = WORKLOADS["minigpt"].make(), 10**6
-        with tracer.Recorder(path):
-            step()
-        with tracer.load(path) as trace:
-            count = wanted // contributions(trace) + 1
-        with tracer.Recorder(path):
-            for _ in range(count):
-                step()
-    else:
-        step = chain(10**6)()
-        with tracer.Recorder(path):
-            step()
-    seconds = time.perf_counter() - start
-    with tracer.load(path) as trace:
-        return path, contributions(trace), seconds
-
-
-def reading(folder: Path) -> Results:
-    """Each command in a process of its own, from its start to its end."""
-    results: Results = {}
-    print("\nreading a trace with 10^6 contributions")
-    for kind, words in (("steps", "thousands of steps"), ("deep", "one chain")):
-        path, count, seconds = made(kind, folder)
-        size = path.stat().st_size / 2**20
-        print(f"{words}: {count:,} contributions, {size:.0f} MiB, recorded in {seconds:.0f} s")
-        results[kind] = {"contributions": count, "MiB": size, "recorded_s": seconds}
-        for command in (["info"], ["explain"], ["check"], ["graph", "-o", str(folder / "g.svg")]):
-            arguments = [command[0], str(path), *command[1:]]
-            start = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, str(REPOSITORY / "cli.py"), *arguments],
-                capture_output=True, text=True, cwd=folder, check=False,
-            )  # fmt: skip
-            took = time.perf_counter() - start
-            used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-            results[kind][command[0]] = {"seconds": took, "exit": done.returncode}
-            note = "" if done.returncode in (0, 1) else f"   exit {done.returncode}"
-            print(f"  {command[0]:10}{took:8.2f} s   (largest child so far {used:.0f} MiB){note}")
-    return results
-
-
 def rivals(names: Iterable[str], pairs: int, folder: Path) -> Results:
     results: Results = {}
     print(f"\n{'beside us':36}" + "".join(f"{name:>14}" for name in names))
@@ -256,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads, by comma")
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--parts", default="time,memory,bytes,reading,peers", help="by comma")
+    parser.add_argument("--parts", default="time,memory,bytes,peers", help="by comma")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--alone", nargs=3, metavar=("NAME", "LEVEL", "STEPS"))
     options = parser.parse_args()
@@ -274,7 +228,6 @@ def main() -> None:
             "time": lambda: times(names, options.pairs, folder),
             "memory": lambda: memory(large),
             "bytes": lambda: sizes(steady, folder),
-            "reading": lambda: reading(folder),
             "peers": lambda: rivals(steady, options.pairs, folder),
         }
         for part in parts:
