@@ -18,7 +18,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, starmap
@@ -544,6 +544,17 @@ def is_trace(path: Path) -> bool:
     return header[:16] == MAGIC and struct.unpack(">I", header[68:72])[0] == APPLICATION_ID
 
 
+def _finish_interrupted(path: Path) -> None:
+    """Undo the half of a last write that a process left which was killed while it closed the file.
+
+    SQLite does so itself as soon as someone opens the file who may write to it.
+    """
+    if not path.with_name(f"{path.name}-journal").exists():
+        return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version").fetchone()
+
+
 def load(path: str | Path) -> Trace:
     """Open a trace file for reading.
 
@@ -562,6 +573,7 @@ class Trace:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._check_file()
+        _finish_interrupted(self.path)
         try:
             self._db = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False

@@ -119,6 +119,14 @@ for step in train(steps=6):
 """
 )
 
+PREMULTIPLYING = """
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+dist.all_reduce(torch.ones(2), op=dist._make_nccl_premul_sum(0.5))
+"""
+
 LOADING = """
 import torch
 from torch.utils.data import DataLoader
@@ -226,6 +234,42 @@ def launched(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[
     return run(folder, *launcher, *command)
 
 
+def test_ranks_of_two_machines_are_found(tmp_path: Path) -> None:
+    """Two agents of torchrun, each with two ranks, that share a folder."""
+    script(tmp_path, PLAIN)
+    port = 20000 + os.getpid() % 20000
+    agents = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}",
+                "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}",
+                CLI, "trace", "--no-svg", "train.py",
+            ],
+            cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    said = [agent.communicate(timeout=150)[1] for agent in agents]
+
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    with load_run(tmp_path) as job:
+        assert (list(job.ranks), job.missing, job.world) == ([0, 1, 2, 3], {}, 4)
+        locals_of = [trace.info.local_rank for trace in job.ranks.values()]
+        assert locals_of == [0, 1, 0, 1]
+    assert len(re.findall(r"^  recorded ", "".join(said), re.MULTILINE)) == 1
+
+
+def test_gloo_refuses_premul_sum_so_only_made_up_traces_have_it(tmp_path: Path) -> None:
+    """If this fails, gloo has learnt it: then `tests.ranks.trainings` can have a setup of it."""
+    script(tmp_path, PREMULTIPLYING)
+
+    done = launched(tmp_path, "train.py")
+
+    assert done.returncode == 1
+    assert "Cannot use ReduceOp.PREMUL_SUM with Gloo" in done.stderr
+
+
 def causes(job: subprocess.CompletedProcess[str]) -> set[str]:
     """How ranks ended; gloo now and then aborts (-6) while a rank that gave up exits."""
     found = set(re.findall(r"exitcode\s*:\s*(-?\d+)", job.stderr))
@@ -250,6 +294,12 @@ def test_a_rank_that_dies_leaves_the_job_as_it_would_be_and_readable_traces(
         assert ended.exit_code == (None if text is DYING else 7)
         assert len(job.ranks[1].calls) == 3
         assert len(job.ranks[0].calls) >= 3
+    told = run(tmp_path, CLI, "explain", tmp_path)
+    lines = told.stdout.splitlines()
+    assert lines[0] == "2 ranks (torchrun, gloo)"
+    how = "is incomplete: it was killed, or is still at work" if text is DYING else "exited with 7"
+    assert any(line.startswith(f"  rank 1 {how}") for line in lines[1:3]), told.stdout
+    assert "2 ranks, 1/2 each" in told.stdout
 
 
 @pytest.mark.parametrize("option", [["--steps", "2:3"], ["--every", "2"]])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,23 @@ def test_a_damaged_file_is_no_reason_not_to_find_the_others(tmp_path: Path) -> N
     with load_run(files[0]) as run:
         assert list(run.ranks) == [1]
         assert "is damaged" in run.missing[0]
+
+
+def test_a_process_that_was_killed_while_it_closed_its_file_is_no_damage(tmp_path: Path) -> None:
+    """Half of a write lies in the file, and what it was before in a journal beside it."""
+    path = write_rank(tmp_path / "run.trace", 0, 2)
+    (tmp_path / "left").mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size=1")
+        db.execute("BEGIN")
+        rows = [(f"a name {number}", "x" * 3000) for number in range(100)]
+        db.executemany("INSERT INTO run VALUES (?, ?)", rows)
+        for file in (path.name, f"{path.name}-journal"):
+            shutil.copy(tmp_path / file, tmp_path / "left" / file)
+
+    with load_run(tmp_path / "left") as run:
+        assert list(run.ranks) == [0]
+        assert run.ranks[0].info.status == "finished"
 
 
 def test_a_damaged_file_without_a_job_is_an_error(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class RankState:
 
     @property
     def is_complete(self) -> bool:
-        return self.status == "finished"
+        return self.status == "finished" and not self.exit_code
 
 
 @dataclass(frozen=True)

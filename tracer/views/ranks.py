@@ -56,7 +56,8 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _told(state: RankState) -> str:
-    words = f"rank {state.rank} {ENDINGS.get(state.status, state.status)}"
+    exited = f"exited with {state.exit_code}"
+    words = f"rank {state.rank} {ENDINGS.get(state.status, exited)}"
     if state.status == "missing":
         return f"{words}: {state.why or state.file}"
     count = f"{plural(state.calls, 'backward call')} in {plural(state.steps, 'step')}"
