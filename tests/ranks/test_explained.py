@@ -11,6 +11,7 @@ from tests.ranks.sketch import RankSketch, ddp_job
 from tracer.analysis.axis import Axis
 from tracer.analysis.explain import Explanation, explainer_of
 from tracer.analysis.job import job_of
+from tracer.cli import main
 from tracer.runfiles import load_run
 from tracer.views.explain_svg import explanation_svg
 from tracer.views.ranks import job_text
@@ -272,6 +273,40 @@ def test_the_picture_shows_the_ranks_meet(tmp_path: Path) -> None:
         assert words in picture
     assert "rank 4" not in picture
     assert "|g| 2<" in picture  # this rank's own, in front of the exchange: 4 elements of 1
+
+
+def drawn(place: Path, output: Path) -> str:
+    assert main(["graph", str(place), "-o", str(output)]) == 0
+    return output.read_text()
+
+
+def test_the_graph_of_a_job_shows_where_its_ranks_meet(tmp_path: Path) -> None:
+    place = ddp_job(tmp_path, (1.0, 2.0, 3.0, 6.0, 4.0, 8.0))
+
+    picture = drawn(place, tmp_path / "job.svg")
+
+    for words in (
+        "rank 0 of 6, which meets the others beneath its parameters", "rank 1", "rank 3",
+        "8 items, 1/8 each", "… 2 more ranks", "DDP average over 6 ranks", "×  1/6",
+    ):  # fmt: skip
+        assert words in picture, words
+    assert "rank 4<" not in picture
+    assert "DDP average over 6 ranks" in drawn(place, tmp_path / "job.dot")
+
+
+def test_the_graph_of_one_call_and_of_a_job_that_exchanged_nothing_shows_no_ranks(
+    tmp_path: Path,
+) -> None:
+    for sketch in by_rank(tmp_path, ddp=False):
+        sketch.backward(1, after=1)
+        sketch.consume(1)
+        sketch.close()
+    (tmp_path / "ddp").mkdir()
+    place = ddp_job(tmp_path / "ddp")
+
+    assert "meets the others" not in drawn(tmp_path, tmp_path / "apart.svg")
+    assert main(["graph", str(place), "--backward", "1", "-o", str(tmp_path / "call.svg")]) == 0
+    assert "meets the others" not in (tmp_path / "call.svg").read_text()
 
 
 def test_what_is_wrong_with_ranks_is_in_the_first_lines(tmp_path: Path) -> None:

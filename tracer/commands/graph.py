@@ -11,6 +11,7 @@ from pathlib import Path
 
 import networkx as nx
 
+from tracer.analysis.explain import Explainer
 from tracer.analysis.job import seen_from
 from tracer.commands.console import progress, say_detail, say_troubles, write
 from tracer.commands.values import option, parse_count, parse_whole
@@ -23,9 +24,15 @@ from tracer.graph.slice import between
 from tracer.runfiles import load_run
 from tracer.tracefile import Trace
 from tracer.views import dot, svg
+from tracer.views.meeting import draw_meetings
 from tracer.views.terminal import bytes_text, printable
 
 __all__ = ["FORMATS", "Wish", "add_options", "draw", "run", "save"]
+
+Ranks = Mapping[int, Trace] | None
+
+MOST_NODES = 20_000
+"""Nodes of a graph up to which the other ranks are drawn: all ledgers are needed for it."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +67,47 @@ class Wish:
         return build_for_picture(trace, step=self.step, call=self.backward)
 
 
-def as_svg(trace: Trace, wish: Wish) -> str:
-    return svg.render(wish.picture(trace), depth=wish.depth)
+def as_svg(trace: Trace, wish: Wish, ranks: Ranks) -> str:
+    graph = wish.picture(trace)
+    return svg.render(graph, depth=wish.depth, finish=_with_ranks(trace, wish, ranks, graph))
 
 
-def as_dot(trace: Trace, wish: Wish) -> str:
-    return dot.source(fold(wish.picture(trace), depth=wish.depth))
+def as_dot(trace: Trace, wish: Wish, ranks: Ranks) -> str:
+    graph = wish.picture(trace)
+    folded = fold(graph, depth=wish.depth)
+    _with_ranks(trace, wish, ranks, graph)(folded)
+    return dot.source(folded)
 
 
-def as_json(trace: Trace, wish: Wish) -> str:
+def as_json(trace: Trace, wish: Wish, ranks: Ranks) -> str:
     return export.to_json(wish.graph(trace))
 
 
-def as_graphml(trace: Trace, wish: Wish) -> str:
+def as_graphml(trace: Trace, wish: Wish, ranks: Ranks) -> str:
     return export.to_graphml(wish.graph(trace))
 
 
-FORMATS: Mapping[str, Callable[[Trace, Wish], str]] = {
+def _with_ranks(
+    trace: Trace, wish: Wish, ranks: Ranks, graph: nx.MultiDiGraph[str]
+) -> Callable[[nx.MultiDiGraph[str]], None]:
+    """Draws the other ranks into a folded picture, if it is of a job."""
+    is_small = len(graph) <= MOST_NODES
+    if trace.info.world < 2 or wish.backward is not None or not is_small or not trace.exchanges:
+        return lambda folded: None
+    explainer, step = Explainer(trace, ranks), graph.graph.get("step")
+    return lambda folded: draw_meetings(folded, explainer, step)
+
+
+FORMATS: Mapping[str, Callable[[Trace, Wish, Ranks], str]] = {
     ".svg": as_svg,
     ".dot": as_dot,
     ".graphml": as_graphml,
     ".json": as_json,
 }
-"""What `-o` can end in. SVG and DOT are folded until they can be read, the others hold it all."""
+"""What `-o` can end in. SVG and DOT are folded until they can be read, the others hold it all.
+
+Of a job of ranks the former show where the one that is drawn meets the others.
+"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -121,21 +146,23 @@ def run(options: argparse.Namespace) -> int:
         if output.suffix not in FORMATS:
             known = ", ".join(FORMATS)
             raise WrongUse("wrong-use", f"{output}: found {output.suffix!r}, expected {known}")
-        draw(trace, wish, output)
+        draw(trace, wish, output, traces.ranks)
     line = f"wrote {output} ({bytes_text(output.stat().st_size)})"
     write(f"{printable(line)}\n", sys.stdout)
     return 0
 
 
-def draw(trace: Trace, wish: Wish, output: Path) -> None:
+def draw(trace: Trace, wish: Wish, output: Path, ranks: Ranks = None) -> None:
     """Write the part that is wanted, in the format that the name of the file asks for.
+
+    `ranks` are the traces of all ranks of a job, of which `trace` is drawn.
 
     Raises:
         DotFailed, NothingRecorded, UnknownName: as `views.svg.render`.
         WrongUse: the file cannot be written.
     """
     with progress(f"drawing {output.name}"):
-        text = FORMATS[output.suffix](trace, wish)
+        text = FORMATS[output.suffix](trace, wish, ranks)
     save(text, output)
 
 

@@ -82,9 +82,9 @@ def after_run(plan: Plan, failure: str, has_ended: bool = False) -> None:
                 places = remarks.attempt("places", lambda: places_of(build(trace)), [])
             following = _following(trace, plan.output)
             if plan.check:
-                found = remarks.attempt("findings", lambda: _findings(trace, plan, ink), "")
+                found = remarks.attempt("findings", lambda: _findings(traces, trace, plan, ink), "")
         if contents.calls and plan.svg:
-            written += remarks.attempt("picture", lambda: _draw(trace, plan), [])
+            written += remarks.attempt("picture", lambda: _draw(trace, plan, traces), [])
         text = summary_text(
             contents,
             balance=balance,
@@ -98,10 +98,10 @@ def after_run(plan: Plan, failure: str, has_ended: bool = False) -> None:
     tell(f"{head}{text}\n{found}" if found else f"{head}{text}")
 
 
-def _findings(trace: Trace, plan: Plan, ink: Ink) -> str:
+def _findings(traces: Run, trace: Trace, plan: Plan, ink: Ink) -> str:
     """What `check` says."""
     with progress("checking"):
-        report = examine([Case(trace)])
+        report = examine([Case(trace, traces.ranks)])
     return findings_text(report, [_as_typed(plan.output)], ink)
 
 
@@ -121,8 +121,8 @@ def _folder(run: RunInfo) -> str:
     return os.path.dirname(os.path.join(run.cwd, run.script))
 
 
-def _draw(trace: Trace, plan: Plan) -> list[Path]:
-    draw(trace, Wish(depth=plan.depth), plan.picture)
+def _draw(trace: Trace, plan: Plan, traces: Run) -> list[Path]:
+    draw(trace, Wish(depth=plan.depth), plan.picture, traces.ranks)
     return [plan.picture]
 
 

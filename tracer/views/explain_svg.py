@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import networkx as nx
@@ -18,7 +18,7 @@ from tracer.views.cards import Pill
 from tracer.views.explain import Lines, options_text, term_effect, term_label
 from tracer.views.labels import clipped, number
 
-__all__ = ["explanation_svg"]
+__all__ = ["LEAVES", "MOST_LANES", "Data", "add_lane", "add_stage", "explanation_svg", "stages_of"]
 
 LEAVES = ("buffer", "buffers")
 MOST_TERMS = 6
@@ -86,14 +86,31 @@ def _continue(folded: nx.MultiDiGraph, stages: list[Data]) -> None:
     if above is None:
         return
     for place, stage in enumerate(stages):
-        norm, key, met = stage.pop("norm"), f"after {place}", stage.pop("met", ())
-        folded.add_node(key, **_PLAIN, **stage)
-        folded.add_edge(above, key, key=0, **_PLAIN_EDGE, norm=norm, norms=(norm, norm))
-        for beside_it, lane in enumerate(met):
-            entered, beside = lane.pop("norm"), f"{key} lane {beside_it}"
-            folded.add_node(beside, **_PLAIN, **lane)
-            folded.add_edge(beside, key, key=0, **_PLAIN_EDGE, norm=entered, norms=(entered,) * 2)
+        key, met = f"after {place}", stage.pop("met", ())
+        add_stage(folded, key, stage, [above])
+        for lane in met:
+            add_lane(folded, key, lane)
         above = key
+
+
+def add_stage(folded: nx.MultiDiGraph, key: str, stage: Data, above: Sequence[str]) -> None:
+    """A box beneath others, with what enters it from each."""
+    norm = stage.pop("norm")
+    folded.add_node(key, **_PLAIN, **stage)
+    for sender in above:
+        folded.add_edge(sender, key, key=0, **_edge(norm))
+
+
+def add_lane(folded: nx.MultiDiGraph, key: str, lane: Data) -> None:
+    """A box beside those above, that enters the same one."""
+    beside, norm = f"{key} {lane['name']}", lane["norm"]
+    add_stage(folded, beside, lane, [])
+    folded.add_edge(beside, key, key=0, **_edge(norm))
+
+
+def _edge(norm: float | None) -> Data:
+    """Of several buffers together no one norm is told."""
+    return {**_PLAIN_EDGE, "norm": norm, "norms": None if norm is None else (norm, norm)}
 
 
 _PLAIN: Data = {
@@ -109,6 +126,12 @@ _PLAIN_EDGE: Data = {
 
 
 def _changes(one: Explanation, trace: Trace) -> Iterator[Data]:
+    """A stage for each change of the buffer, with the other ranks that it met."""
+    for stage, change in stages_of(one, trace):
+        yield {**stage, "met": _lanes(one, change, trace)}
+
+
+def stages_of(one: Explanation, trace: Trace) -> Iterator[tuple[Data, Change]]:
     """A stage for each change of the buffer, with what part of the content it met."""
     entries = one.ledger.history.entries
     changes = list(dict.fromkeys(change for entry in entries for change in entry.changes))
@@ -117,14 +140,14 @@ def _changes(one: Explanation, trace: Trace) -> Iterator[Data]:
         met = [entry for entry in entries if change in entry.changes]
         numbers = [str(calls[entry.call]) for entry in met if entry.call in calls]
         only = f", only call {', '.join(numbers)}" if len(met) < len(entries) else ""
-        yield {
+        stage: Data = {
             "kind": "change",
             "name": clipped(f"{change.words}{only}", NAME),
             "pill": _pill(change),
             "lines": _places(change.source, trace),
             "norm": _norm_before(one, changes[place:]),
-            "met": _lanes(one, change, trace),
         }
+        yield stage, change
 
 
 def _lanes(one: Explanation, change: Change, trace: Trace) -> list[Data]:

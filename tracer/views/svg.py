@@ -299,7 +299,8 @@ def _edges(folded: nx.MultiDiGraph, layout: Layout, shown: Mapping[str, Card]) -
         colour = NONFINITE if bad else EDGE
         line = edge_width(data, norms)
         yield f'<g class="edge"><title>{_text(edge_tip(data, titles[u], titles[v]))}</title>'
-        yield from _arrow(curve, line, colour, dashed=bad or not data["norm"])
+        is_nothing = not data["norm"] and data["norms"] is not None
+        yield from _arrow(curve, line, colour, dashed=bad or is_nothing)
         yield "</g>"
         if curve.label is not None:
             written.append(_label(curve, dot.edge_label(data)))
