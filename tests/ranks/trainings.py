@@ -576,10 +576,12 @@ SETUPS = (
     Setup("fsdp2", fsdp2, mean),
     Setup("fsdp2, layer by layer", fsdp2_layers, mean),
     Setup(
-        "fsdp2, divides by 2", fsdp2_divides_by_2, lambda w, r, c: Fraction(1, 2 * BATCH),
-        worlds=(2, 4), told=lambda world: "mean" if world == 2 else "SUM",
+        # On a single rank torch 2.13 divides twice: where there is nobody to exchange with, and after.
+        "fsdp2, divides by 2", fsdp2_divides_by_2,
+        lambda w, r, c: Fraction(1, (2 if w > 1 else 4) * BATCH),
+        told=lambda world: "mean" if world == 2 else "SUM",
     ),
-    Setup("fsdp2, accumulates", fsdp2_accumulates, mean_of_two, calls=2, worlds=(2, 4)),
+    Setup("fsdp2, accumulates", fsdp2_accumulates, mean_of_two, calls=2),
     Setup("hsdp", hsdp, mean, worlds=(2, 4)),
     Setup("fsdp1", fsdp1(use_orig_params=False), mean),
     Setup("fsdp1, use_orig_params", fsdp1(use_orig_params=True), mean),

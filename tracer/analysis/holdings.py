@@ -29,7 +29,8 @@ class Holdings:
 
     def is_sharded(self, buffer: int) -> bool:
         """Whether ranks hold parts of it, and exchange the whole."""
-        return self._leaves.get(buffer, buffer) != buffer or buffer in self._scattered
+        is_apart = self._leaves.get(buffer, buffer) != buffer
+        return is_apart or buffer in self._scattered or buffer in self._waiting
 
     def is_flat(self, buffer: int) -> bool:
         """Whether autograd writes it as one of many parameters in a flat leaf (FSDP1)."""
@@ -67,6 +68,23 @@ class Holdings:
             for piece in self._archive.trace.layout(exchange.layout).pieces
             if piece.buffer is not None and piece.content == "gradient"
         }
+
+    @cached_property
+    def _waiting(self) -> set[int]:
+        """Parts in which a call left nothing, though their leaf got something: FSDP2 keeps it.
+
+        So it does without synchronisation; on a single rank no exchange tells of it.
+        """
+        trace = self._archive.trace
+        parts = {id for id, buffer in trace.buffers.items() if buffer.parts}
+        found: set[int] = set()
+        for call in trace.calls if parts else ():
+            for buffer in parts - found:
+                if self._archive.writes(call, buffer) and not self._archive.has_reading(
+                    call, buffer, "after"
+                ):
+                    found.add(buffer)
+        return found
 
     @cached_property
     def _leaves(self) -> Mapping[int, int]:
