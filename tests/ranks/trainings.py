@@ -576,7 +576,7 @@ SETUPS = (
     Setup("fsdp2", fsdp2, mean),
     Setup("fsdp2, layer by layer", fsdp2_layers, mean),
     Setup(
-        # On a single rank torch 2.13 divides twice: where there is nobody to exchange with, and after.
+        # On a single rank torch 2.13 divides twice: instead of an exchange, and after it.
         "fsdp2, divides by 2", fsdp2_divides_by_2,
         lambda w, r, c: Fraction(1, (2 if w > 1 else 4) * BATCH),
         told=lambda world: "mean" if world == 2 else "SUM",
