@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,11 @@ def steep(answers: Tensor, targets: Tensor) -> Tensor:
     return (answers - answers.detach()).sqrt().mean() + F.mse_loss(answers, targets)
 
 
-ACCUMULATED = Run((4, 4, 4, 4), divide=4)
+def of_the_head(parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    """The optimizer is not given the first layer."""
+    return torch.optim.SGD(list(parameters)[2:], lr=lr)
+
+
 DECAYED = (("weight_decay", 0.1),)
 RUNS: dict[str, Run] = {
     "one call": Run(),
@@ -83,6 +87,7 @@ RUNS: dict[str, Run] = {
     "edited": Edited(lr=3),
     "not finite": Run(loss=broken),
     "steep": Run(loss=steep),
+    "head only": Run(optimizer=of_the_head),
     "decayed": Run(optimizer=torch.optim.Adam, options=DECAYED),
     "decayed, forgotten": Run((4, 4, 4, 4), optimizer=torch.optim.Adam, options=DECAYED),
 }
@@ -189,6 +194,21 @@ def test_the_node_that_makes_a_gradient_infinite_is_named(trace: Traces) -> None
     assert section(text, "where they part")[0].startswith(
         "SqrtBackward0 sends what is not finite, in backward call 1 of B   (test_headlines.py:"
     )
+
+
+def test_parameters_that_an_optimizer_was_not_given_are_named(trace: Traces) -> None:
+    for a, b, which, other in (
+        ("one call", "head only", "A", "B"),
+        ("head only", "one call", "B", "A"),
+    ):
+        text = text_of(trace(a), trace(b))
+
+        assert headline(text) == "The same gradients, but not for the same parameters."
+        assert section(text, "gradients")[:2] == [
+            "B = A for 2 of 4 parameters (last.bias, last.weight), at step 1",
+            f"taken by a step in {which} only: 2 parameters (first.bias, first.weight); not held "
+            f"by the optimizer in {other}",
+        ]
 
 
 def test_decay_that_adam_divides_with_the_gradient_is_no_same_step(trace: Traces) -> None:

@@ -364,10 +364,17 @@ def _relations(shown: Comparison, span: str, samples: int | None) -> Iterator[st
     for side, other in (("b", "A"), ("a", "B")):
         absent = shown.of_kind(f"absent-{side}")
         if absent:
-            yield (
-                f"a gradient in {other} only: {plural(len(absent), 'parameter')} "
-                f"({_names(absent)}); {_absence(absent, side)} in {side.upper()}"
-            )
+            unheld = [m for m in absent if not (m.a if side == "a" else m.b).is_held]
+            rest = [match for match in absent if match not in unheld]
+            for what, those, why in (
+                ("a gradient", rest, _absence(rest, side)),
+                ("taken by a step", unheld, "not held by the optimizer"),
+            ):
+                if those:
+                    yield (
+                        f"{what} in {other} only: {plural(len(those), 'parameter')} "
+                        f"({_names(those)}); {why} in {side.upper()}"
+                    )
     for kind, words in NOT_COMPARED.items():
         others = shown.of_kind(kind)
         if others:

@@ -307,7 +307,10 @@ def _history_table(one: Explanation, lines: Lines) -> list[str]:
     history = one.ledger.history
     rows: list[tuple[str, ...]] = []
     if history.emptied:
-        rows.append(("emptied", history.emptied, "", "", lines.place(history.emptied_at)))
+        # A new tensor that takes the place of a dead one (folds, copies of a model) has no event.
+        is_seen = history.emptied != "by hand"
+        words = history.emptied if is_seen else "by hand, or it is a new tensor"
+        rows.append(("emptied", words, "", "", lines.place(history.emptied_at)))
     told = list(zip(history.entries, one.shares, strict=True))
     for entry, share in told[:MOST_ENTRIES]:
         measured = entry.tensor.measured if entry.tensor else None

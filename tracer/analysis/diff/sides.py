@@ -34,12 +34,14 @@ HOPS = 4
 class Moment:
     """One time that a buffer was consumed by a step, or, of a run without steps, was filled.
 
-    `number` is that of the step, or of the filling.
+    `number` is that of the step, or of the filling. `is_held` is no where the step is not one of
+    its own: of an optimizer that does not have it.
     """
 
     number: int
     step: Step | None
     ledger: Ledger | None = None
+    is_held: bool = True
 
 
 class Side:

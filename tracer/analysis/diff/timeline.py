@@ -115,10 +115,32 @@ def timeline(a: Side, b: Side, pairs: Sequence[Partnership]) -> list[Comparison]
         for match in _Followed(a, b, pair).matches():
             numbers = (match.a.number, match.b.number)
             found.setdefault(numbers, []).append(match)
+    for pair in pairs:
+        _add_unheld(a, b, pair, found)
     return [
         Comparison(numbers, matches[0].a.step is not None, tuple(_settled(matches)))
         for numbers, matches in sorted(found.items())
     ]
+
+
+def _add_unheld(
+    a: Side, b: Side, pair: Partnership, found: dict[tuple[int, int], list[Match]]
+) -> None:
+    """A parameter that the steps of one run take and those of the other never do."""
+    taken = a.moments(pair.a), b.moments(pair.b)
+    if bool(taken[0]) == bool(taken[1]):
+        return
+    kind = "absent-b" if taken[0] else "absent-a"
+    numbered = {moment.number: moment for moment in taken[0] or taken[1]}
+    for numbers, matches in found.items():
+        own = numbered.get(numbers[0] if taken[0] else numbers[1])
+        if own is None or own.step is None:
+            continue
+        pseudo = replace(matches[0].b if taken[0] else matches[0].a, is_held=False)
+        one, other = (own, pseudo) if taken[0] else (pseudo, own)
+        side, buffer = (a, pair.a) if taken[0] else (b, pair.b)
+        if side.content(buffer, own) is not None:
+            matches.append(Match(pair, one, other, Relation(kind)))
 
 
 def _settled(matches: Sequence[Match]) -> list[Match]:
