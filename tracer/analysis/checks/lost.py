@@ -133,12 +133,13 @@ def _idle_steps(
 def _replaced(
     case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
 ) -> Iterator[Claim]:
-    """A loss that is thrown away in every window, before another one is sent backward."""
+    """A loss that is thrown away in most windows, before another one is sent backward."""
+    where = len({step.order for *_, step in fate.replaced})
     for reset, lost, kept, step in fate.replaced:
         windows = sum(s.optimizer == step.optimizer for s in case.trace.steps)
         severity = _lost_for(case, lost, kept, step, max(buffers, key=lambda b: _size(case, b)))
-        if severity is None or len(fate.replaced) < min(windows, 2):
-            continue
+        if severity is None or where < min(windows, 2) or 2 * where < windows:
+            continue  # once: a measurement between two phases
         yield Claim(
             f"{reset.by} throws away the backward call of this loss before every step, which "
             "consumes another one only: nothing is learnt from it",
@@ -217,10 +218,11 @@ def _cut_windows(
         for share in _shares(case, buffers[0], kept)
         if is_same(share, Fraction(1, lost + len(kept)))
     }
+    is_each = len(fate.beside) >= len(fate.consumed)
     for reset, lost, kept, step in fate.beside:
         made = lost + len(kept)
         is_divided = (lost, len(kept)) in divided
-        guards = parted(case.trace, source, step.source)[1]
+        guards = parted(case.trace, source, step.source)[1] if is_each else []
         if not is_divided and not says(guards, EVERY_SO_MANY):
             continue
         of = (

@@ -280,9 +280,11 @@ def short_window(case: Case) -> Iterator[Claim]:
 
     Evidence: each call carries 1/k, other windows have k calls, and this one has not.
 
-    Silent: when every window has as many calls as its divisor says.
+    Silent: when every window has as many calls as its divisor says, though some of them may not
+    reach all parameters (a head for each level).
     """
     usual: dict[object, set[int]] = defaultdict(set)
+    whole: set[object] = set()
     found = []
     for stream in _streams_of_any_length(case):
         key = (stream.account.owner, stream.calls[0].source)
@@ -290,10 +292,12 @@ def short_window(case: Case) -> Iterator[Claim]:
         if isinstance(share, Fraction) and share.numerator == 1 and share.denominator > 1:
             if share.denominator == len(stream.calls):
                 usual[key].add(share.denominator)
+                whole.add((key, stream.account.steps[0]))
             else:
                 found.append((key, share.denominator, stream))
     for key, divisor, stream in found:
-        if divisor in usual[key]:
+        # Of a window that has all its calls some may not reach every parameter.
+        if divisor in usual[key] and (key, stream.account.steps[0]) not in whole:
             yield _short(case, stream, divisor)
 
 
