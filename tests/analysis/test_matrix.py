@@ -576,6 +576,24 @@ def test_a_selection_of_nothing_stands_beside_the_other_loss(
     assert next(axis.note for axis in found.verdict.axes if axis.verdict == "none") == note
 
 
+@pytest.mark.parametrize(("reduce", "weight"), [(torch.sum, Fraction(1)), (torch.mean, None)])
+def test_a_sum_or_mean_over_a_selection_of_nothing(
+    reduce: Callable[[Tensor], Tensor], weight: Fraction | None, tmp_path: Path
+) -> None:
+    def script() -> None:
+        model = nn.Linear(3, 4).double()
+        optimizer = sgd(model)
+        out, none = model(data(6)[0]), torch.zeros(6, dtype=torch.bool)
+        nothing = reduce(out[none].square())
+        (out.square().mean() + nothing).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path, "weight")
+
+    assert sorted(weights(found)) == [(0, weight), (24, Fraction(1, 24))]
+    assert "nothing: there are no items" in found.verdict.words
+
+
 def test_a_mask_that_leaves_nothing_is_where_nan_begins(tmp_path: Path) -> None:
     def script() -> None:
         model = Line()

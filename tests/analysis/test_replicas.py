@@ -85,6 +85,28 @@ def test_losses_of_the_replicas_averaged(tmp_path: Path) -> None:
     assert verdict(found, "replicas") == "mean"
 
 
+def test_losses_averaged_over_replicas_and_calls(tmp_path: Path) -> None:
+    found = explain(train(lambda m: m(*data(8)).mean() / 2, calls=2), tmp_path, "layer.weight")
+
+    assert verdict(found, "replicas") == "mean"
+    assert verdict(found, "backward calls") == "mean"
+    assert found.verdict.words.startswith("the mean over all 32 items")
+
+
+def test_a_clip_does_not_make_a_sum_of_averaged_replicas(tmp_path: Path) -> None:
+    def script() -> None:
+        model = nn.DataParallel(Model().cuda())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        losses = model(*data(8))
+        (3 * losses.mean()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+
+    found = explain(script, tmp_path, "layer.weight")
+
+    assert verdict(found, "replicas") == "mean"
+
+
 def test_losses_of_the_replicas_summed(tmp_path: Path) -> None:
     found = explain(train(lambda m: m(*data(8)).sum()), tmp_path, "layer.weight")
 

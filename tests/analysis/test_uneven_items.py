@@ -391,3 +391,19 @@ def test_items_are_told_though_the_buffer_was_changed_beyond_a_factor(tmp_path: 
     assert verdicts(found, "items") == ["mean"]
     assert verdicts(found, "afterwards") == ["?"]
     assert found.verdict.words == "not known: changed by hand, not by a factor"
+
+
+def test_uneven_items_are_told_at_the_reduction_without_what_multiplies_the_loss(
+    tmp_path: Path,
+) -> None:
+    def script() -> None:
+        model = Line()
+        x, y = data(6)
+        errors = (model(x) - y).square().mean(1)
+        (errors * OWN).mean().div(2).backward()
+
+    found = explain(script, tmp_path)
+
+    axis = next(a for a in found.verdict.axes if a.name == "items")
+    assert (axis.words, axis.note) == ("6 items, 1/12 to 1/3 each", "x 1/2 in the loss")
+    assert found.verdict.words.endswith("which weigh 1/24 to 1/6, max/min 4")

@@ -216,6 +216,8 @@ class _Walk:
                 if self._unit is None and isinstance(effect, Selects | ScatterAdds):
                     closed = replace(closed, unknown=closed.unknown or MASKED)
                 self._end(node, closed, sent)
+            elif beyond.reductions and not beyond.reductions[-1].over:
+                self._end(node, beyond, sent)
             else:
                 self._known.add(sent.number)
                 if beyond.live or not are_parts:
@@ -295,7 +297,7 @@ class _Walk:
     def _through_reduction(
         self, node: int, strand: Strand, sent: Sent, effect: Averages | Broadcasts, elements: int
     ) -> Strand | None:
-        if effect.over < 1 or sent.tensor.elements != elements * effect.over:
+        if sent.tensor.elements != elements * effect.over:
             return None
         facts, kind = self._facts.node(node), "mean" if isinstance(effect, Averages) else "sum"
         received = next(iter(self._facts.received[node].values())).form.shape
@@ -303,6 +305,8 @@ class _Walk:
             kind, effect.over, node, facts.name, received, sent.tensor.form.shape, facts.source,
             effect.words, facts.called,
         )  # fmt: skip
+        if not effect.over:
+            return _of_nothing(strand, reduction)
         return strand.reduced(effect.factor, effect.over, reduction)
 
     def _through_scaling(
@@ -523,8 +527,7 @@ class _Walk:
             above = strand
             strand = strand.reduced(effect.factor, items, reduction)
             if effect.over == 0:
-                # Nothing to average: 0/0, and no gradient for anybody.
-                strand = replace(strand, live=0, masked=items, weight=None, unknown=above.unknown)
+                strand = replace(_of_nothing(above, reduction), masked=items)
             elif effect.factor is None:
                 strand = replace(strand, unknown=above.unknown or "the denominator is not known")
         if self._is_weighted(node, effect):
@@ -808,6 +811,13 @@ def _items_shape(sent: Sent, items: int) -> Shape:
     for size in without:
         count *= size
     return without if count == items else (items,)
+
+
+def _of_nothing(strand: Strand, reduction: Reduction) -> Strand:
+    """Behind a reduction of no items: a mean is 0/0, a sum 0, and nobody gets a gradient."""
+    factor = Fraction(1) if reduction.kind == "sum" else None
+    found = strand.reduced(factor, 0, reduction)
+    return replace(found, live=0, masked=0, unknown=strand.unknown)
 
 
 def _without_ignored(strand: Strand, measured: Measurement | None, dtype: str) -> Strand:

@@ -194,7 +194,9 @@ def _each_at_loss(rows: Sequence[Row]) -> str:
     if first.is_uneven:
         if not first.weight or first.weight_at_loss is None or first.largest is None:
             return "weighing differently"
-        scale = float(first.weight_at_loss / first.weight)
+        scale = float(first.weight_at_loss / first.weight) / float(
+            product(f.value for f in _beside(first)) or 1
+        )
         least = None if first.least is None else scale * first.least
         return f"{_from_to(least, scale * first.largest)} each"
     if _is_weighted(first):
@@ -254,7 +256,7 @@ def _at_reduction(row: Row) -> Exact | None:
 
 def _others(row: Row) -> str:
     """What else the loss was multiplied with in the graph."""
-    factors = [f for f in row.loss if f.kind not in ("reduction", "own")]
+    factors = _beside(row)
     scale = product(f.value for f in factors)
     if scale == 1:
         return ""
@@ -262,6 +264,10 @@ def _others(row: Row) -> str:
     if scale is None or not 1 < len({f.source for f in loud}) == len(loud) <= MOST_FACTORS:
         return f"x {said(scale)} in the loss"
     return f"{' '.join(f'x {said(f.value)}' for f in loud)} in the loss"
+
+
+def _beside(row: Row) -> list[Factor]:
+    return [f for f in row.loss if f.kind not in ("reduction", "own")]
 
 
 # Replicas, backward calls and ranks.
@@ -284,12 +290,22 @@ def _replicas_axis(ledger: Ledger, rows: Sequence[Row]) -> Axis:
     if not _are_equal([row.weight for row in one_call]):
         return Axis("replicas", "UNEQUAL", f"{len(known)} losses over {counts} items", _ratio_of(
             one_call))  # fmt: skip
-    if is_same(total(known), ONE):
+    calls = len({row.call for row in rows})
+    together = _unclipped(total(known), one_call)
+    is_mean = is_same(together, ONE) or is_same(together, Fraction(1, calls))
+    if is_mean or _are_averaged(one_call, len(by_replica)):
         return Axis("replicas", "mean", f"{len(known)} losses, one per replica, averaged")
     if reduction_word(one_call[0]) == "sum":
         return Axis("replicas", "sum", f"{len(known)} sums, one per replica, added")
     words = f"{len(known)} losses, one per replica, x {said(known[0])} each"
     return Axis("replicas", "SUM", words, "added, not averaged")
+
+
+def _are_averaged(rows: Sequence[Row], replicas: int) -> bool:
+    """Whether a mean was taken over what the replicas returned."""
+    return all(
+        any(r.kind == "mean" and r.over == replicas for r in row.reductions[:-1]) for row in rows
+    )
 
 
 def _calls_axes(ledger: Ledger, terms: Sequence[TermVerdict]) -> list[Axis]:
