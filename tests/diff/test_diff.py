@@ -25,7 +25,7 @@ from tests.diff.runs import (
     section,
     text_of,
 )
-from tracer.views.diff import headline as sentence
+from tracer.views.diff_headline import headline as sentence
 
 Traces = Callable[[str], Path]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

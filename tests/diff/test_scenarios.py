@@ -13,7 +13,8 @@ from tracer.analysis.diff.difference import compare
 from tracer.analysis.diff.sides import Side
 from tracer.errors import NothingRecorded
 from tracer.tracefile import load
-from tracer.views.diff import difference_text, headline
+from tracer.views.diff import difference_text
+from tracer.views.diff_headline import headline
 from tracer.views.diff_json import difference_document
 from tracer.views.terminal import Ink
 

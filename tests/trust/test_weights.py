@@ -92,10 +92,10 @@ def test_what_the_ledger_claims_of_an_item_is_its_derivative(loss: Loss) -> None
 
 @pytest.mark.sweep
 def test_what_the_ledger_claims_of_items_in_many_losses() -> None:
-    """At most one loss in fifty has a claim that is off.
+    """At most one loss in a hundred has a claim that is off.
 
-    Known to be: a hook or an edit where the gradient cancels to nothing (the sum of a softmax), and
-    leaves no trace in what was measured.
+    Known to be: an edit or a hook where the gradient cancels to nothing but rounding (the sum of a
+    softmax), and leaves no trace in what was measured.
     """
     wrong: list[Loss] = []
 
@@ -111,4 +111,4 @@ def test_what_the_ledger_claims_of_items_in_many_losses() -> None:
     look_at()
 
     assert SEEN["losses"] > LONG / 2
-    assert len(wrong) <= LONG / 50, "\n\n".join(map(str, wrong[:5]))
+    assert len(wrong) <= LONG / 100, "\n\n".join(map(str, wrong[:5]))

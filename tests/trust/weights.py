@@ -266,13 +266,16 @@ def owns(loss: Loss, leaf: str, at: int) -> list[Tensor]:
 
 
 def weights(loss: Loss, leaf: str, at: int, call: int) -> list[float | str | None]:
-    """Of each element its weight; None where it moves nothing by itself, words if it has none."""
+    """Of each element its weight; None where it moves nothing that can be compared by itself.
+
+    Words if what it moves is no multiple of its own gradient.
+    """
     plain = consumed(loss, leaf)
     found: list[float | str | None] = []
     for place, own in enumerate(owns(loss, leaf, at)):
         more = consumed(loss, leaf, at, Gate(call, place)) - plain
         size = float((own * own).sum())
-        if size < 1e-12:
+        if size < 1e-12 or not bool(more.isfinite().all() and own.isfinite().all()):
             found.append(None)
             continue
         weight = float((more * own).sum()) / size

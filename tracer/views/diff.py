@@ -10,25 +10,33 @@ from tracer.analysis.diff.origin import Origin
 from tracer.analysis.diff.partners import Partners
 from tracer.analysis.diff.relation import Cluster, Cosine
 from tracer.analysis.diff.sides import Side
-from tracer.analysis.diff.stages import Cell, Parting, Stage, Weighing, is_uneven
+from tracer.analysis.diff.stages import Cell, Parting, Stage, Weighing
 from tracer.analysis.diff.timeline import Comparison, Match
 from tracer.analysis.diff.updates import Updates
 from tracer.analysis.exact import is_same, said
 from tracer.analysis.verdicts import TermVerdict
 from tracer.semantics.effects import Exact
+from tracer.views.diff_headline import headline
+from tracer.views.diff_words import (
+    MOST_NAMES,
+    REDUCED,
+    cancels,
+    factors_before,
+    names_of,
+    numbers_of,
+    times_of,
+    when_of,
+    word_of,
+)
 from tracer.views.explain import Lines
 from tracer.views.labels import listed, number, plural
 from tracer.views.terminal import Ink, printable, table
 
-__all__ = ["difference_text", "gradient_sentences", "headline", "parting_sentences"]
+__all__ = ["difference_text", "gradient_sentences", "parting_sentences"]
 
 MOST_TABLES = 3
 MOST_WEIGHINGS = 12
-MOST_NAMES = 3
 LINEAR = ("SGD", "ASGD")
-NEAR = 1e-2
-REDUCED = 1e-4
-"""Gradients that are apart by more than this were computed in less than float32."""
 
 STAGES = {
     "in the loss": "in the loss", "afterwards": "behind the loss", "items": "at the items",
@@ -42,14 +50,6 @@ NOT_COMPARED = {
     "nonfinite": "not finite in both",
     "unknown": "not measured",
 }
-
-
-CAUSES = (
-    ("function", "Different losses: their gradients differ {since}"),
-    ("items", "Different batches: their gradients differ {since}"),
-    ("normalisation", "Different batch statistics {since}: other samples are normalised together"),
-)
-"""Kinds of origin that make a headline, the most telling first."""
 
 
 def difference_text(found: Difference, ink: Ink) -> str:
@@ -87,229 +87,6 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return table([[printable(cell) for cell in row] for row in rows]).splitlines() if rows else []
 
 
-# The one line before everything.
-
-
-def headline(found: Difference) -> str:
-    """What a reader takes away who reads no further."""
-    shown = found.shown
-    if shown is None:
-        return "Nothing to compare: no step or filling of a buffer is in both."
-    if shown.is_unmeasured:
-        return "Nothing to compare: no gradient was measured in both."
-    if found.is_none:
-        return _of_no_difference(found)
-    if shown.is_proportional and shown.clusters:
-        return _since(found, shown, _of_one_factor(found, shown))
-    if shown is not found.moments[0]:
-        return _of_a_later_moment(found, shown)
-    if shown.is_proportional_where_both and shown.clusters:
-        return "The same gradients, but not for the same parameters."
-    if len(shown.clusters) > 1 and not shown.of_kind("near", "different"):
-        return _of_factors(shown)
-    return _of_directions(found, _when(shown))
-
-
-def _since(found: Difference, shown: Comparison, sentence: str) -> str:
-    """A sentence about the moment shown, with what held before it."""
-    if shown is found.moments[0]:
-        return sentence
-    before = _before(found, shown, _factors_before(found, shown))
-    return f"{before}; at {_when(shown)} {sentence[:1].lower()}{sentence[1:]}"
-
-
-def _of_factors(shown: Comparison) -> str:
-    """Which parameters differ by which factor, of the two largest groups."""
-    clusters = shown.clusters
-    if len(clusters) > 2:
-        factors = sorted((abs(float(c.factor)), c.factor) for c in clusters)
-        ends = f"from {said(factors[0][1])} to {said(factors[-1][1])}"
-        return f"{len(clusters)} factors, {ends}: not all parameters differ by the same one."
-    told = []
-    for cluster in clusters:
-        members = [shown.matches[n] for n in cluster.members]
-        what = "the same gradients" if cluster.factor == 1 else _times(cluster.factor)
-        names = f" ({_names(members)})" if len(members) <= MOST_NAMES else ""
-        told.append(f"{what} for {plural(len(members), 'parameter')}{names}")
-    sentence = "; ".join(told)
-    return f"{sentence[:1].upper()}{sentence[1:]}."
-
-
-def _of_no_difference(found: Difference) -> str:
-    off = max(m.relation.off for moment in found.moments for m in moment.matches)
-    beyond = f" beyond what reduced precision rounds (up to {off:.1g})" if off > REDUCED else ""
-    parts = any(stage.parts for e in found.exhibits for p in e.partings for stage in p.stages)
-    how = ", though they come to it in different ways" if parts else ""
-    steps = " and the same steps" if any(u.updates.kind != "none" for u in found.updates) else ""
-    return f"No difference{beyond}: the same gradients{steps}{how}."
-
-
-def _of_one_factor(found: Difference, shown: Comparison) -> str:
-    """The factor, and what the optimizer makes of it."""
-    factor = shown.clusters[0].factor
-    same = "The same gradients" if factor == 1 else f"Gradients {_times(factor)}"
-    updates = [update.updates for update in found.updates]
-    kinds = {one.kind for one in updates}
-    if kinds == {"none"}:
-        return f"{same}."
-    if all(one.is_same for one in updates):
-        if found.partners.only_a or found.partners.only_b or found.partners.reshaped:
-            return f"{same}, but not for the same parameters."
-        if factor == 1 or kinds == {"linear"}:
-            return f"{same}, {'' if factor == 1 else 'but '}the same steps."
-        return f"{same}, which {_cancels(updates[0])}."
-    ratios = [one.ratio for one in updates]
-    if all(ratio is not None and is_same(ratio, ratios[0]) for ratio in ratios):
-        if is_same(ratios[0], factor) and factor != 1:
-            return f"Gradients and steps {_times(factor)}."
-        if not is_same(ratios[0], Fraction(1)):
-            return f"{same}, and steps {_times(ratios[0])}."
-    return f"{same}, but not the same steps: {_why_not(found)}."
-
-
-def _why_not(found: Difference) -> str:
-    """What makes other steps of the same gradients, or of multiples."""
-    updates = [update.updates for update in found.updates]
-    unlike = [one.kinds for one in updates if one.kind == "unlike"]
-    if unlike:
-        one, other = (kind or "no optimizer" for kind in unlike[0])
-        return f"{one} in A, {other} in B"
-    differing = [one for one in updates if not one.is_same]
-    reasons = dict.fromkeys(reason for one in differing for reason in one.differs)
-    whose = ""
-    if len(differing) < len(updates):
-        count = sum(len(u.members) for u in found.updates if not u.updates.is_same)
-        whose = f" for {plural(count, 'parameter')}"
-    verb = "differs" if len(reasons) == 1 else "differ"
-    return f"{listed(list(reasons), MOST_NAMES)} {verb}{whose}"
-
-
-def _cancels(updates: Updates) -> str:
-    """What becomes of a factor that an optimizer divides out again."""
-    exceptions = ["eps"] if updates.has_eps else []
-    if any(updates.coupled):
-        exceptions.append("L2 decay")
-    but = f", but for {' and '.join(exceptions)}" if exceptions else ""
-    return f"{updates.kinds[0]} cancels{but}"
-
-
-def _of_a_later_moment(found: Difference, shown: Comparison) -> str:
-    """Of runs that took the same steps before, with the same gradients or with multiples."""
-    factors = _factors_before(found, shown)
-    before = _before(found, shown, factors)
-    for which in "AB":
-        if shown.of_kind(f"nonfinite-{which.lower()}"):
-            return f"{before}; gradients of {which} are not finite from there on."
-    near = [match.relation for match in shown.of_kind("multiple", "near")]
-    is_one = len(factors) == 1 and all(is_same(r.factor, factors[0], NEAR) for r in near)
-    if is_one and len(near) == len(shown.compared):
-        off = max(relation.off for relation in near)
-        return (
-            f"{before}; from there on apart by a little, up to {off:.1g} "
-            "of the norm: rounding that grows, or a small cause."
-        )
-    cause = _cause(found, f"from {_when(shown)} on")
-    if cause and not cause.startswith("Different weights"):
-        return f"{before}; then {cause[:1].lower()}{cause[1:]}."
-    return f"{before}{', ' if factors == [1] else '; '}different from there on."
-
-
-def _factors_before(found: Difference, shown: Comparison) -> list[Exact]:
-    """By which gradients differed before a moment; those of zero differ by none."""
-    moments = found.moments[: found.moments.index(shown)]
-    factors = [cluster.factor for moment in moments for cluster in moment.clusters]
-    distinct = [
-        factor
-        for place, factor in enumerate(factors)
-        if not any(is_same(factor, other, 1e-4) for other in factors[:place])
-    ]
-    return distinct or [Fraction(1)]
-
-
-def _before(found: Difference, shown: Comparison, factors: Sequence[Exact]) -> str:
-    """What holds before a moment: the steps are the same until then."""
-    if factors == [1]:
-        return f"The same before {_when(shown)}"
-    what = _times(factors[0]) if len(factors) == 1 else "with changing factors"
-    steps = ", but the same steps" if shown.is_step else ""
-    adaptive = [one.updates for one in found.updates if one.updates.kind == "adaptive"]
-    if adaptive:
-        steps = f", which {_cancels(adaptive[0])}"
-    return f"Gradients {what} before {_when(shown)}{steps}"
-
-
-def _of_directions(found: Difference, when: str) -> str:
-    """Why no factor makes one of the other, as far as the facts say."""
-    shown = found.shown
-    if shown is not None and shown.of_kind("nonfinite-a", "nonfinite-b"):
-        which = "A" if shown.of_kind("nonfinite-a") else "B"
-        return f"Gradients of {which} are not finite from {when} on."
-    cause = _cause(found, f"from {when} on")
-    if cause:
-        return f"{cause}."
-    return f"Different directions from {when} on: no factor makes one gradient of the other."
-
-
-def _cause(found: Difference, since: str) -> str:
-    """The most telling of all that is known, "" if nothing is."""
-    kinds = {origin.kind for origin in found.origins}
-    if "graph" in kinds or found.partners.only_a or found.partners.only_b:
-        return f"Different models: their gradients differ {since}"
-    if "weights" in kinds:
-        return "Different weights from the start: everything after that differs, too"
-    if found.is_of_two_steps:
-        return "Two steps of one run: the weights have moved in between, and the data may differ"
-    of_weights = _cause_in_ledgers(found, since)
-    if of_weights:
-        return of_weights
-    option = next((origin.words for origin in found.origins if origin.kind == "option"), "")
-    if option:
-        return f"Different options {since}: {option}"
-    return next((words.format(since=since) for kind, words in CAUSES if kind in kinds), "") or (
-        _cause_in_data(found, since) if "loss" in kinds else ""
-    )
-
-
-def _cause_in_ledgers(found: Difference, since: str) -> str:
-    """What the weights of items, calls and losses say."""
-    partings = [parting for exhibit in found.exhibits for parting in exhibit.partings]
-    if any(parting.is_unequal for parting in partings):
-        return "Different directions: items do not weigh the same against one another"
-    for side, name in enumerate("AB"):
-        if any(p.leftovers[side] and not p.leftovers[1 - side] for p in partings):
-            return f"Different directions: {name} adds what an earlier step has used already"
-    if _reweighed(found):
-        return "Different directions: losses do not weigh the same against one another"
-    unknown = next((parting.unknown for parting in partings if parting.unknown), "")
-    return f"Different directions {since}: {unknown}" if unknown else ""
-
-
-def _cause_in_data(found: Difference, since: str) -> str:
-    rows = [
-        row for exhibit in found.exhibits for p in exhibit.partings for term in (p.a, p.b)
-        for row in term.rows
-    ]  # fmt: skip
-    if any(is_uneven(row) for row in rows):
-        return f"Different data, randomness, or weights of items, {since}"
-    if any(origin.kind == "random" for origin in found.origins):
-        return f"Different randomness (dropout), or data, {since}"
-    return f"Different data, or randomness, {since}"
-
-
-def _reweighed(found: Difference) -> bool:
-    """Whether the ledgers say that one loss grew more than another."""
-    ratios = [parting.ratio for exhibit in found.exhibits for parting in exhibit.partings]
-    known = [ratio for ratio in ratios if ratio is not None]
-    return any(not is_same(ratio, known[0]) for ratio in known)
-
-
-def _times(factor: Exact | None) -> str:
-    if factor is None:
-        return "?"
-    about = "" if isinstance(factor, Fraction) else "about "
-    return f"{about}{said(factor)} x as large in B"
-
-
 # Gradients.
 
 
@@ -323,12 +100,12 @@ def gradient_sentences(found: Difference) -> list[str]:
         first = found.moments[0]
         before = found.moments[found.moments.index(shown) - 1]
         span = (
-            f" {_numbers(first)}"
+            f" {numbers_of(first)}"
             if before is first
-            else f"s {_numbers(first)} to {_numbers(before)}"
+            else f"s {numbers_of(first)} to {numbers_of(before)}"
         )
         if not _is_as_before(found, shown):
-            sentences.insert(0, f"{_relation_before(found, shown)} at {_word(first)}{span}")
+            sentences.insert(0, f"{_relation_before(found, shown)} at {word_of(first)}{span}")
     sentences += _later(found)
     return sentences + _unmatched(found.partners)
 
@@ -338,14 +115,14 @@ def _relations(shown: Comparison, span: str, samples: int | None) -> Iterator[st
     for cluster in shown.clusters:
         members = [shown.matches[n] for n in cluster.members]
         equation = _equation(cluster.factor)
-        names = "" if len(members) == total else f" ({_names(members)})"
+        names = "" if len(members) == total else f" ({names_of(members)})"
         count = f"{_of(len(members), total)}{names}"
         yield f"{equation} for {count}, {span}{_precision(members)}{_coincidence(cluster, samples)}"
     near = shown.of_kind("near")
     if near:
         off = max(match.relation.off for match in near)
         yield (
-            f"nearly a multiple for {len(near)} of {total} ({_names(near)}), apart by up to "
+            f"nearly a multiple for {len(near)} of {total} ({names_of(near)}), apart by up to "
             f"{off:.1g} of their norm: more than one rounding makes, {span}"
         )
     yield from _different(shown, total, span)
@@ -356,11 +133,11 @@ def _relations(shown: Comparison, span: str, samples: int | None) -> Iterator[st
         for words, those in (("zero", zero), ("nothing but rounding (its sum cancels)", rounded)):
             if those:
                 count = plural(len(those), "parameter")
-                yield f"{words} in {other}, but not in {one}: {count} ({_names(those)})"
+                yield f"{words} in {other}, but not in {one}: {count} ({names_of(those)})"
         infinite = shown.of_kind(f"nonfinite-{other.lower()}")
         if infinite:
             count = plural(len(infinite), "parameter")
-            yield f"not finite in {other}, but in {one}: {count} ({_names(infinite)})"
+            yield f"not finite in {other}, but in {one}: {count} ({names_of(infinite)})"
     for side, other in (("b", "A"), ("a", "B")):
         absent = shown.of_kind(f"absent-{side}")
         if absent:
@@ -373,12 +150,12 @@ def _relations(shown: Comparison, span: str, samples: int | None) -> Iterator[st
                 if those:
                     yield (
                         f"{what} in {other} only: {plural(len(those), 'parameter')} "
-                        f"({_names(those)}); {why} in {side.upper()}"
+                        f"({names_of(those)}); {why} in {side.upper()}"
                     )
     for kind, words in NOT_COMPARED.items():
         others = shown.of_kind(kind)
         if others:
-            yield f"{words}: {plural(len(others), 'parameter')} ({_names(others)})"
+            yield f"{words}: {plural(len(others), 'parameter')} ({names_of(others)})"
 
 
 def _samples(found: Difference) -> int | None:
@@ -456,7 +233,7 @@ def _precision(members: Sequence[Match]) -> str:
 
 
 def _relation_before(found: Difference, shown: Comparison) -> str:
-    factors = _factors_before(found, shown)
+    factors = factors_before(found, shown)
     return _equation(factors[0]) if len(factors) == 1 else "proportional, by changing factors,"
 
 
@@ -472,7 +249,7 @@ def _later(found: Difference) -> list[str]:
     why = _why_later(found, shown)
     cosine = parted.cosine
     how = f" (cosine {_cosine(cosine)})" if cosine and not parted.is_proportional else ""
-    return [f"from {_when(parted)} on they relate otherwise{how}{why}"]
+    return [f"from {when_of(parted)} on they relate otherwise{how}{why}"]
 
 
 def _why_later(found: Difference, shown: Comparison) -> str:
@@ -488,30 +265,13 @@ def _unmatched(found: Partners) -> list[str]:
         if others:
             names = listed([f"{p.name_a} - {p.name_b}" for p in others], MOST_NAMES)
             sentences.append(f"matched by {words}: {len(others)} ({names})")
-    for side, names_of in (("A", found.only_a), ("B", found.only_b)):
-        if names_of:
-            names = listed(names_of, MOST_NAMES)
-            sentences.append(f"only in {side}: {plural(len(names_of), 'parameter')} ({names})")
+    for side, alone in (("A", found.only_a), ("B", found.only_b)):
+        if alone:
+            names = listed(alone, MOST_NAMES)
+            sentences.append(f"only in {side}: {plural(len(alone), 'parameter')} ({names})")
     for name, one, other in found.reshaped[:MOST_NAMES]:
         sentences.append(f"{name} has shape {list(one)} in A and {list(other)} in B")
     return sentences
-
-
-def _names(matches: Sequence[Match]) -> str:
-    return listed([match.pair.name_a for match in matches], MOST_NAMES)
-
-
-def _word(comparison: Comparison) -> str:
-    return "step" if comparison.is_step else "filling"
-
-
-def _numbers(comparison: Comparison) -> str:
-    a, b = comparison.numbers
-    return str(a) if a == b else f"{a} of A and {b} of B"
-
-
-def _when(comparison: Comparison) -> str:
-    return f"{_word(comparison)} {_numbers(comparison)}"
 
 
 def _span(found: Difference, shown: Comparison) -> str:
@@ -524,8 +284,8 @@ def _span(found: Difference, shown: Comparison) -> str:
             break
         last = moment
     if last is first:
-        return f"at {_when(shown)}"
-    return f"at {_word(shown)}s {_numbers(first)} to {_numbers(last)}"
+        return f"at {when_of(shown)}"
+    return f"at {word_of(shown)}s {numbers_of(first)} to {numbers_of(last)}"
 
 
 def _is_as_before(found: Difference, shown: Comparison) -> bool:
@@ -616,7 +376,7 @@ def _coupled(updates: Updates) -> str:
     told = f"L2 decay of {number(one)} x weight, added to the gradient, in both"
     if updates.gradient in (None, 1):
         return told
-    return f"{told}: beside a gradient that is {_times(updates.gradient)}"
+    return f"{told}: beside a gradient that is {times_of(updates.gradient)}"
 
 
 def _momentum(updates: Updates) -> str:
@@ -638,7 +398,7 @@ def _cancelled(updates: Updates) -> str:
         return "the same" if updates.is_same else f"{kind} in both"
     return (
         f"{kind} divides by the size of the gradient: the factor {said(updates.gradient)} cancels"
-        f"{_cancels(updates).removeprefix(f'{kind} cancels')}"
+        f"{cancels(updates).removeprefix(f'{kind} cancels')}"
     )
 
 

@@ -16,7 +16,7 @@ from tracer.analysis.diff.timeline import Comparison, Match
 from tracer.analysis.diff.updates import Update
 from tracer.analysis.exact import said
 from tracer.semantics.effects import Exact
-from tracer.views.diff import headline
+from tracer.views.diff_headline import headline
 
 __all__ = ["SCHEMA", "difference_document"]
 

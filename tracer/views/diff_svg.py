@@ -13,7 +13,8 @@ from xml.sax.saxutils import escape
 from tracer.analysis.diff.difference import Difference
 from tracer.analysis.diff.sides import Moment, Side
 from tracer.errors import NothingRecorded
-from tracer.views.diff import gradient_sentences, headline, parting_sentences
+from tracer.views.diff import gradient_sentences, parting_sentences
+from tracer.views.diff_headline import headline
 from tracer.views.explain import Lines
 from tracer.views.explain_svg import explanation_svg
 from tracer.views.labels import clipped
