@@ -1,8 +1,8 @@
 """DistributedDataParallel: its settings, its buckets, and whether gradients will be exchanged.
 
-The buckets are looked up before each backward call that is recorded, not guessed: DDP lays them out
-anew after the first iteration, and lets them be seen through `GradBucket`s only. No hook is ever
-registered, as DDP would then leave the division to it.
+The buckets are looked up, not guessed, and again whenever DDP has laid them out anew, as it does after
+the first iteration; it lets them be seen through `GradBucket`s only. No hook is ever registered, as
+DDP would then leave the division to it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -43,6 +44,8 @@ class Wrappers(Instrument):
     ) -> None:
         super().__init__(journal, sources, modules, fail)
         self._owners = owners
+        self._laid: WeakKeyDictionary[Any, tuple[object, int, list[Bucket]]] = WeakKeyDictionary()
+        """Of each DDP what it was found to be, as long as its buckets stay where they are."""
 
     def start(self) -> None:
         begin: Callable[..., Any] = DistributedDataParallel._pre_forward
@@ -59,15 +62,15 @@ class Wrappers(Instrument):
     def _note(self, ddp: Any, frame: FrameType) -> None:
         try:
             with quietly():
-                users = self._sources.lines(frame)
-                wrapper = self._wrapper(ddp, users)
+                hook = _hook(ddp)
+                wrapper = self._wrapper(ddp, hook, self._sources.lines(frame))
                 self._journal.add(
                     Use(
                         order=self._journal.order(),
                         step=self._journal.step,
                         wrapper=wrapper,
                         synchronises=bool(ddp.require_backward_grad_sync),
-                        divisor=_divisor(ddp),
+                        divisor=_divisor(ddp, hook),
                         source=self._sources.here(frame),
                         started=self._journal.seconds(),
                     )
@@ -75,8 +78,19 @@ class Wrappers(Instrument):
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
             self._fail(error)
 
-    def _wrapper(self, ddp: Any, users: list[FrameType]) -> int:
+    def _wrapper(self, ddp: Any, hook: str, users: list[FrameType]) -> int:
         """The id of what DDP is now; its buckets are put where exchanges find them."""
+        state = _state(ddp, hook)
+        known = self._laid.get(ddp)
+        if known is None or state is None or known[0] != state:
+            known = (state, *self._look(ddp, hook, users))
+            if known[2]:
+                self._laid[ddp] = known
+        _, number, buckets = known
+        self._owners.put_buckets(id(ddp), buckets)
+        return number
+
+    def _look(self, ddp: Any, hook: str, users: list[FrameType]) -> tuple[int, list[Bucket]]:
         laid = [
             (
                 flat,
@@ -93,14 +107,11 @@ class Wrappers(Instrument):
             self._modules.groups.number(ddp.process_group),
             tuple(tuple(buffer for buffer, _, _ in shares) for _, shares in laid),
         )
-        details = _details(ddp)
+        details = _details(ddp, hook)
         number = self._journal.intern(
             Wrapper, (*fields, repr(details)), lambda id: Wrapper(id, *fields, details)
         )
-        is_hooked = bool(details["hook"])
-        buckets = [_bucket(number, place, *each, is_hooked) for place, each in enumerate(laid)]
-        self._owners.put_buckets(id(ddp), buckets)
-        return number
+        return number, [_bucket(number, n, *each, bool(hook)) for n, each in enumerate(laid)]
 
 
 def _bucket(
@@ -166,9 +177,25 @@ def _offsets(bucket: Any, flat: torch.Tensor) -> list[int]:
     ]
 
 
-def _details(ddp: Any) -> dict[str, Any]:
+def _state(ddp: Any, hook: str) -> object:
+    """What may change where the buckets lie; None where that is not sure.
+
+    They are laid out anew once, before the second forward. Under Join that may happen unseen.
+    """
+    is_rebuilt = getattr(ddp, "_has_rebuilt_buckets", None)
+    if is_rebuilt is None or _is_joining(ddp):
+        return None
+    settings = tuple(getattr(ddp, name, None) for name in SETTINGS)
+    return id(ddp.reducer), is_rebuilt, hook, settings, ddp.bucket_bytes_cap
+
+
+def _is_joining(ddp: Any) -> bool:
+    return bool(getattr(getattr(ddp, "_join_config", None), "enable", False))
+
+
+def _details(ddp: Any, hook: str) -> dict[str, Any]:
     plain = {name: getattr(ddp, name, None) for name in SETTINGS}
-    return {"hook": _hook(ddp), **plain, "bucket_cap_mb": ddp.bucket_bytes_cap / 2**20}
+    return {"hook": hook, **plain, "bucket_cap_mb": ddp.bucket_bytes_cap / 2**20}
 
 
 def _hook(ddp: Any) -> str:
@@ -184,11 +211,10 @@ def _name(hook: Any) -> str:
     return str(getattr(inside, "__qualname__", type(inside).__qualname__))
 
 
-def _divisor(ddp: Any) -> float | None:
+def _divisor(ddp: Any, hook: str) -> float | None:
     """By what the default reducer divides before it adds."""
-    if _hook(ddp):
+    if hook:
         return None
-    is_joining = getattr(getattr(ddp, "_join_config", None), "enable", False)
-    if is_joining and not getattr(ddp, "_divide_by_initial_world_size", True):
+    if _is_joining(ddp) and not getattr(ddp, "_divide_by_initial_world_size", True):
         return None
     return float(ddp.process_group.size())
