@@ -1,6 +1,6 @@
 """DistributedDataParallel: its settings, its buckets, and whether gradients will be exchanged.
 
-The buckets are looked up, not guessed, and again whenever DDP has laid them out anew, as it does after
+The buckets are looked up, not guessed, and again when DDP has laid them out anew, as it does after
 the first iteration; it lets them be seen through `GradBucket`s only. No hook is ever registered, as
 DDP would then leave the division to it.
 """
