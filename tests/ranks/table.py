@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from tests.ranks.trainings import SETUPS, Setup, reference
+from tests.ranks.trainings import SETUPS, SIMULATED, Setup, reference
 from tracer.analysis.exact import said
 from tracer.analysis.explain import Explainer, Explanation
 from tracer.runfiles import file_of_rank
@@ -52,17 +52,21 @@ class Line:
 
 
 def record(
-    world: int, folder: Path, names: Sequence[str], module: str = "tests.ranks.trainings"
+    world: int,
+    folder: Path,
+    names: Sequence[str],
+    module: str = "tests.ranks.trainings",
+    flags: Sequence[str] = (),
 ) -> None:
-    """All setups in one job: a process for each rank."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """All setups in one job: a process for each rank, or one that stands for all of them."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **dict.fromkeys(flags, "1")}
     command = [sys.executable, "-m", module, str(folder)]
     ranks = [
         subprocess.Popen(
             [*command, str(rank), str(world), *names], cwd=ROOT, env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
-        for rank in range(world)
+        for rank in range(1 if SIMULATED in flags else world)
     ]  # fmt: skip
     for rank, process in enumerate(ranks):
         try:

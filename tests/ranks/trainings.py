@@ -39,12 +39,19 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tracer
+from tracer.record.simulation import Simulation
 from tracer.runfiles import file_of_rank
 from tracer.semantics.effects import Exact
 
 FEATURES, HIDDEN, CLASSES = 6, 8, 4
 BATCH = 4
 CLIP = 0.05
+
+EQUAL = "EQUAL_RANKS"
+"""Set in the environment where all ranks are to get the samples of rank 0."""
+
+SIMULATED = "SIMULATED_RANKS"
+"""Set where one process is to stand for all ranks."""
 
 Weight = Callable[[int, int, int], Exact]
 """Of one sample of rank and call, in a world of so many ranks."""
@@ -123,7 +130,8 @@ def model() -> nn.Sequential:
 
 
 def samples(rank: int, call: int, count: int) -> tuple[Tensor, Tensor]:
-    """The same for the job and for the reference."""
+    """The same for the job and for the reference; of equal ranks those of rank 0."""
+    rank = 0 if EQUAL in os.environ else rank
     random = torch.Generator().manual_seed(1000 * rank + call)
     x = torch.randn(count, FEATURES, generator=random)
     return x, torch.randint(CLASSES, (count,), generator=random)
@@ -628,12 +636,15 @@ def run(folder: Path, work: Work) -> None:
             grads = [None if p.grad is None else p.grad.detach() for p in params]
             consumed.append([None if grad is None else grad.clone() for grad in grads])
 
+    simulation = Simulation(work.world) if SIMULATED in os.environ else None
     handle = register_optimizer_step_pre_hook(keep)
     try:
-        with tracer.Recorder(file_of_rank(output / "run.trace", work.rank)):
+        with tracer.Recorder(file_of_rank(output / "run.trace", work.rank), simulation=simulation):
             work.setup.train(work)
     finally:
         handle.remove()
+    if simulation is not None:
+        return
     torch.save(whole(consumed[-1]), output / f"consumed.{work.rank}")
 
 
@@ -642,6 +653,8 @@ def main(known: Mapping[str, Setup], arguments: Sequence[str]) -> None:
     folder, rank, world = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     warnings.simplefilter("ignore")
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    if SIMULATED in os.environ:
+        Simulation(world).start()
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
     )

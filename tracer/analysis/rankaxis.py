@@ -146,6 +146,8 @@ def _apart(ledger: Ledger, trace: Trace) -> Axis:
     if ledger.unlike:
         words = f"{here}, nothing exchanged: {named_ranks(ledger.unlike)} consumed another gradient"
         return Axis("ranks", "UNEQUAL", words)
+    if trace.info.simulated:
+        return Axis("ranks", "one", f"{here}, nothing exchanged; simulated, all taken to be equal")
     if ledger.alike:
         return Axis("ranks", "one", f"{here}, nothing exchanged: the same gradient on each")
     return Axis("ranks", "-", f"{here}, nothing exchanged")
