@@ -128,12 +128,18 @@ class RankBook(Book):
         is_shadow = exchange.call is None and exchange.wrapper is not None and _are_zero(entered)
         if is_shadow:  # of a rank that has joined: what lies in its buffer was used before
             return _Offer([], entered, pieces)
-        if factor == 1 and _are_zero(entered) and (divisor := self.divisor(exchange)):
-            factor = 1 / divisor  # of nothing no factor can be measured
+        factor = self._of_nothing(factor, entered, exchange)
         if factor != 1:
             change = self._before(exchange, factor)
             behind = [replace(e, changes=(*e.changes, change)) for e in behind]
         return _Offer(behind, entered, pieces)
+
+    def _of_nothing(
+        self, factor: Exact | None, entered: list[Tensor], exchange: Exchange
+    ) -> Exact | None:
+        """Of zeros no factor can be measured: what the wrapper says."""
+        divisor = self.divisor(exchange)
+        return 1 / divisor if factor == 1 and divisor and _are_zero(entered) else factor
 
     def _behind(self, entered: list[Tensor]) -> tuple[list[Entry], Exact | None]:
         """The entries that what entered is made of, and by which factor it differs from them."""
@@ -332,6 +338,7 @@ class ShardBook(RankBook):
                 self._shared.append(flight.shared)
                 return self._changed(exchange, flight.entries, factor, entered, pieces)
         factor = self._predivision(self._waiting, entered, exchange)
+        factor = self._of_nothing(factor, entered, exchange)
         waiting, self._waiting = list(self._waiting), []
         if self._is_flat:
             waiting = [_narrowed(e, entered, factor) for e in waiting]
@@ -411,6 +418,8 @@ class ShardBook(RankBook):
                 self._settled, factor = list(latest.parts), Fraction(1)
             if factor is None and (factor := _by_size(self._settled, [found])):
                 found = _as_projected(self._settled, found, factor)
+            if factor == 1 and _are_zero([found]) and self._latest is not None:
+                factor = self._postdivision()
             for change in self._after_sum(factor, event):
                 self._change(change)
         elif found is None and self._latest is not None and self._entries:
