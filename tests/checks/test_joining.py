@@ -62,6 +62,16 @@ def test_where_factors_differ_the_windows_are_not_said_to_have_the_worst(case: C
     assert (found.message, found.where) == ("x 4", "at worst; in each of 3 windows")
 
 
+def test_the_factor_of_most_windows_is_that_of_the_finding(case: Case) -> None:
+    source = next(iter(case.trace.sources))
+    usual = Claim("x 4", source, [0], Fraction(4), steps=[1, 2, 3])
+    last = Claim("x 2", source, [0], Fraction(2), steps=[4])
+
+    (finding,) = joined(case, usual, last)
+    assert finding.factor == 4
+    assert finding.factors == (2, 4)
+
+
 def test_different_lines_and_severities_are_different_findings(case: Case) -> None:
     one, two = list(case.trace.sources)[:2]
     found = joined(

@@ -31,11 +31,16 @@ SPREAD = frozenset({"MseLossBackward0", "SmoothL1LossBackward0", "HuberLossBackw
 """Save their target as it was spread."""
 
 DIFFERENCES = frozenset(
-    {"PowBackward0", "AbsBackward0", "MulBackward0", "LinalgVectorNormBackward0"}
-)
+    {
+        "PowBackward0", "AbsBackward0", "MulBackward0", "LinalgVectorNormBackward0",
+        "CoshBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMaxBackward0",
+        "SoftplusBackward0", "LogSigmoidBackward0", "EluBackward0",
+    }
+)  # fmt: skip
 """Save, as `self`, what may be a difference."""
 
 SUBTRACTIONS = ("SubBackward", "AddBackward", "RsubBackward")
+MOST_ADDED = 3
 CORNER = 32
 """Rows and columns that are looked at; by chance not even two rows and columns look like this."""
 
@@ -58,10 +63,14 @@ def may_be_grid(node: Any) -> bool:
     if shape is None or len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         return False
     below = node.next_functions[0][0]
-    if below is None or not below.name().startswith(SUBTRACTIONS):
-        return False
-    operands = (_metadata(*edge) for edge in below.next_functions if edge[0] is not None)
-    return any(found not in (shape, None) for found in operands)
+    for _ in range(MOST_ADDED):
+        if below is None or not below.name().startswith(SUBTRACTIONS):
+            return False
+        edges = [edge for edge in below.next_functions if edge[0] is not None]
+        if any(_metadata(*edge) not in (shape, None) for edge in edges):
+            return True
+        below = edges[0][0] if len(edges) == 1 else None  # a number was added: an epsilon
+    return False
 
 
 def may_meet_grid(node: Any, tensor: torch.Tensor) -> bool:

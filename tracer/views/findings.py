@@ -75,9 +75,11 @@ def _sentence(finding: Finding) -> str:
 
 
 def _factor(finding: Finding) -> str:
-    if finding.factors is not None:
-        return f"x {said(finding.factors[0])} to {said(finding.factors[1])}"
-    return "" if finding.factor is None else f"x {said(finding.factor)}"
+    usual = "" if finding.factor is None else f"x {said(finding.factor)}"
+    if finding.factors is None:
+        return usual
+    span = f"{said(finding.factors[0])} to {said(finding.factors[1])}"
+    return f"{usual} ({span})" if usual else f"x {span}"
 
 
 def _line(place: Place | None) -> str:

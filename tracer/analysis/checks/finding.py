@@ -68,6 +68,7 @@ class Finding:
     place: Place | None
     parameters: tuple[str, ...]
     factor: Exact | None
+    """That of most windows."""
     factors: tuple[float, float] | None
     """The least and the largest, where it is not the same each time."""
     where: str

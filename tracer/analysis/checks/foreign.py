@@ -54,6 +54,8 @@ def foreign_root(case: Case) -> Iterator[Claim]:
         if step is None:
             continue
         fresh = [e for e in account.fresh if e.call is not None]
+        if _are_never_emptied(case, account):
+            continue  # missing-zero-grad tells it
         for entry in fresh:
             between = _consumer_between(case, entry, step)
             later = _added_later(case, entry, fresh, between)
@@ -75,6 +77,15 @@ def foreign_root(case: Case) -> Iterator[Claim]:
                 account.steps,
                 case.looked_at(account),
             )
+
+
+def _are_never_emptied(case: Case, account: Account) -> bool:
+    """Whether the step takes what it has taken before as well, whichever loss left it."""
+    names = {case.name(buffer) for buffer in account.buffers}
+    return any(
+        finding.check == "missing-zero-grad" and names & set(finding.parameters)
+        for finding in case.found
+    )
 
 
 def _both_at_once(case: Case) -> Iterator[Claim]:

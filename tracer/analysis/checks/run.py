@@ -87,7 +87,7 @@ def _joined(case: Case, check: Check, claims: list[Claim]) -> Finding:
         message=first.message,
         place=_place(case, first.source),
         parameters=tuple(dict.fromkeys(case.name(buffer) for buffer in buffers)),
-        factor=_tidied(first.factor) if is_one else None,
+        factor=_tidied(_usual(claims)),
         factors=None if is_one else (sizes[0], sizes[-1]),
         where=_where(steps, max(claim.looked for claim in claims), is_worst=not is_one),
         evidence=tuple(
@@ -98,6 +98,19 @@ def _joined(case: Case, check: Check, claims: list[Claim]) -> Finding:
         reference=check.reference,
         step=steps[0] if steps else None,
     )
+
+
+def _usual(claims: Sequence[Claim]) -> Fraction | float | None:
+    """The factor of more than half of the windows, None where there is none."""
+    counts: dict[str, int] = {}
+    for claim in claims:
+        if claim.factor is not None:
+            words = said(claim.factor)
+            counts[words] = counts.get(words, 0) + max(len(claim.steps), 1)
+    words = max(counts, key=lambda one: counts[one], default="")
+    if 2 * counts.get(words, 0) <= sum(counts.values()):
+        return None
+    return next(c.factor for c in claims if c.factor is not None and said(c.factor) == words)
 
 
 def _extent(claim: Claim) -> float:
