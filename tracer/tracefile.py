@@ -17,6 +17,7 @@ import sqlite3
 import struct
 import sys
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ from itertools import accumulate, starmap
 from pathlib import Path
 from sys import intern
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from tracer.errors import TraceUnreadable, TraceUnwritable
 from tracer.events import (
@@ -820,6 +821,33 @@ class Trace:
         return self._made(make, f"SELECT {columns} FROM {table} WHERE layout = ?{sorting}", layout)
 
     @cached_property
+    def sizes(self) -> dict[int, LayoutSize]:
+        """How large each layout of a call is, counted without reading it."""
+        contributions = self._counts("SELECT layout, count(*) FROM contributions")
+        scalars = self._counts("SELECT layout, sum(json_array_length(numbers)) FROM states")
+        measured: dict[int, int] = defaultdict(int)
+        for layout, rows, *row in self._rows(
+            "SELECT layout, count(*), elements, is_complex, is_double FROM layout_rows "
+            "GROUP BY layout, elements, is_complex, is_double"
+        ):
+            elements, is_complex, is_double = row
+            values = _bytes_of_values((elements, bool(is_complex), bool(is_double)))
+            measured[layout] += rows * (NUMBERS.size + values)
+        return {
+            layout: LayoutSize(
+                structure, nodes, contributions.get(layout, 0),
+                measured[layout] + 8 * scalars.get(layout, 0),
+            )
+            for layout, structure, nodes in self._rows(
+                "SELECT l.id, s.id, s.nodes FROM layouts l JOIN structures s ON s.id = l.structure"
+            )
+        }  # fmt: skip
+
+    def _counts(self, query: str) -> dict[int, int]:
+        """A number for each layout."""
+        return {row[0]: row[1] for row in self._rows(f"{query} GROUP BY layout")}
+
+    @cached_property
     def calls(self) -> list[Call]:
         """Every backward call, in order, without its blobs (see `measurements`)."""
         rows = self._rows(
@@ -938,6 +966,15 @@ def _node(
 
 def _piece(*row: Any) -> Piece:
     return Piece(*row[:-1], *map(bool, row[-1:]))
+
+
+class LayoutSize(NamedTuple):
+    """The graph of a layout, and how much of everything: `measured` is in bytes of each call."""
+
+    structure: int
+    nodes: int
+    contributions: int
+    measured: int
 
 
 class Measured(Sequence[Measurement]):

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.events import ROW_WIDTH, SMALL, Call, Layout, RunInfo
+from tracer.events import Call, RunInfo
 from tracer.tracefile import Trace
 
 __all__ = ["Contents", "contents_of"]
@@ -43,12 +43,10 @@ class Contents:
 
 
 def contents_of(trace: Trace) -> Contents:
-    """Count what a trace holds; reads every layout once and no measurement."""
+    """Count what a trace holds; reads no layout and no measurement."""
     calls = Counter(call.layout for call in trace.calls)
-    layouts = {id: trace.layout(id) for id in calls}
-    structures = {layout.structure for layout in layouts.values() if layout.structure is not None}
-    sizes = {id: len(trace.structure(id).nodes) for id in structures}
-    measured = sum(count * _bytes(layouts[id]) for id, count in calls.items())
+    layouts = {id: (trace.sizes[id], count) for id, count in calls.items() if id in trace.sizes}
+    measured = sum(count * layout.measured for layout, count in layouts.values())
     size = sum(file.stat().st_size for file in _files(trace.path))
     return Contents(
         run=trace.info,
@@ -58,9 +56,9 @@ def contents_of(trace: Trace) -> Contents:
         failed=sum(call.outcome != "done" for call in trace.calls),
         steps=len({step.step for step in trace.steps}),
         resets=len(trace.resets),
-        structures=len(structures),
-        nodes=sum(count * sizes.get(layouts[id].structure or 0, 0) for id, count in calls.items()),
-        contributions=sum(count * len(layouts[id].contributions) for id, count in calls.items()),
+        structures=len({layout.structure for layout, _ in layouts.values()}),
+        nodes=sum(count * layout.nodes for layout, count in layouts.values()),
+        contributions=sum(count * layout.contributions for layout, count in layouts.values()),
         buffers=len(trace.buffers),
         parameters=sum(buffer.is_parameter for buffer in trace.buffers.values()),
         modules=len(trace.modules),
@@ -74,17 +72,6 @@ def contents_of(trace: Trace) -> Contents:
 def _files(path: Path) -> list[Path]:
     """The trace, and the write-ahead log beside one that was never closed."""
     return [file for file in (path, Path(f"{path}-wal")) if file.exists()]
-
-
-def _bytes(layout: Layout) -> int:
-    """What one call of this layout measures, in bytes of its blobs."""
-    small = (
-        elements * (2 if is_complex else 1) * (8 if is_double else 4)
-        for elements, is_complex, is_double in layout.rows
-        if elements <= SMALL
-    )
-    scalars = sum(8 * len(state.numbers) for state in layout.states)
-    return 4 * ROW_WIDTH * len(layout.rows) + sum(small) + scalars
 
 
 def _calls_per_step(calls: list[Call], steps: set[int]) -> dict[int, int]:
