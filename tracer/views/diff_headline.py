@@ -36,6 +36,8 @@ CAUSES = (
 def headline(found: Difference) -> str:
     """What a reader takes away who reads no further."""
     shown = found.shown
+    if shown is None and found.a.step is not None and found.b.step is not None:
+        return "Nothing to compare: no parameter is taken by both steps."
     if shown is None:
         return "Nothing to compare: no step or filling of a buffer is in both."
     if shown.is_unmeasured:
