@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -40,7 +41,7 @@ from tracer.errors import TracerError  # noqa: E402
 from tracer.tracefile import load  # noqa: E402
 
 TIMES = re.compile(
-    r"(ms/batch|time|runtime|per_second)\W*[\d.]+\s*(ms|s)?|[\d.]+\s*(ms|it/s|s/it|sec|seconds)\b|"
+    r"(ms/batch|time|runtime|per_second)\W*[\d.]+\s*(ms|s)?|[\d.]+(±[\d.]+)?\s*(ms|it/s|s/it|sec|seconds|s|MB/s|hours)\b|"
     r"mfu -?[\d.]+%|0x[0-9a-f]+|/tmp/\S+"
 )
 """What differs between two runs of any program: times, speeds, addresses, temporary folders."""
@@ -52,7 +53,7 @@ class Program:
 
     `prepare` has files that the program reads, by name, made anew in the folder that `{data}` is;
     `made` names a script in `benchmarks/made` that makes others there. `copied`: it looks for files
-    beside itself, and runs in a copy of its folder, `{data}/program`.
+    beside itself, and runs in a copy of its folder, `{data}/program`. `options` are for the tracer.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Program:
     prepare: tuple[tuple[str, str], ...] = ()
     made: str = ""
     copied: bool = False
+    options: tuple[str, ...] = ()
+    ranks: int = 1
     wrong: tuple[str, ...] = ()
     """The checks that must find a warning or an error in it: what is wrong with the program."""
     seconds: int = 900
@@ -129,6 +132,12 @@ PROGRAMS = (
         for name, needs, exercises in LIBRARIES
     ),
     Program(
+        "accelerate test_sync", ("-m", "accelerate.test_utils.scripts.test_sync"),
+        "two ranks, DDP, no_sync, accumulate(), asserts on .grad", needs="accelerate", ranks=2,
+        # Its plain model steps twice for each zero_grad, and its last window has one call of two.
+        wrong=("missing-zero-grad", "short-window"),
+    ),
+    Program(
         "minGPT adder",
         ("adder.py", "--trainer.max_iters=30", "--trainer.num_workers=0", "--data.ndigit=1",
          "--trainer.batch_size=16"),
@@ -170,8 +179,9 @@ PROGRAMS = (
         clone="pytorch/examples", folder="mnist", made="mnist.py", copied=True,
     ),
     Program(
-        "REINFORCE", ("reinforce.py",), "another graph for each episode, thousands of roots in one",
+        "REINFORCE", ("reinforce.py",), "another graph for each of hundreds of episodes",
         needs="gymnasium", clone="pytorch/examples", folder="reinforcement_learning",
+        options=("--steps", "1:50"),
     ),
     Program(
         "pytorch-cifar", ("main.py",), "SimpleDLA, 200 epochs", needs="torchvision",
@@ -249,14 +259,20 @@ def compare(program: Program, clones: Path | None) -> Result:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trace = folder / "run.trace"
-        plain = run(program, clones, folder / "plain", ())
-        cli = (str(HERE.parent / "cli.py"), "trace", "--no-svg", "-o", str(trace))
+        start = ("-m", "torch.distributed.run", "--nproc-per-node", str(program.ranks))
+        plain = run(program, clones, folder / "plain", start if program.ranks > 1 else ())
+        cli = (str(HERE.parent / "cli.py"), "trace", "--no-svg", "-o", str(trace), *program.options)
+        cli += start[2:] if program.ranks > 1 else ()
         traced = run(program, clones, folder / "traced", cli)
         result.plain_seconds, result.traced_seconds = plain.seconds, traced.seconds
         result.steps = int(str(plain.witness.get("steps", 0)))
         result.problems += differences(plain, traced)
-        read_books(trace, result)
-        result.findings = list(findings_of(trace))
+        traces = sorted(folder.glob("run*.trace"))
+        if len(traces) != program.ranks:
+            result.problems.append(f"{len(traces)} traces of {program.ranks} ranks")
+        for trace in traces:
+            read_books(trace, result)
+        result.findings = list(findings_of(traces))
         result.problems += wrong_claims(program, result.findings)
     return result
 
@@ -277,13 +293,14 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
         **os.environ, "PYTHONPATH": os.pathsep.join(paths), "WITNESS": str(witness),
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
         "ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false",
+        "YOLO_CONFIG_DIR": str(data / "config"), "YOLOV5_CONFIG_DIR": str(data / "config"),
     }  # fmt: skip
     words = [word.replace("{data}", str(data)) for word in program.words]
     started = time.perf_counter()
     with terminal() as keyboard:
-        done = subprocess.run(
-            [sys.executable, *before, *words], cwd=place, env=environment, capture_output=True,
-            text=True, timeout=program.seconds, check=False, stdin=keyboard,
+        done = ended(
+            [sys.executable, *before, *words], cwd=place, env=environment, stdin=keyboard,
+            timeout=program.seconds,
         )  # fmt: skip
     seconds = time.perf_counter() - started
     seen = json.loads(witness.read_text(encoding="utf-8")) if witness.exists() else {}
@@ -291,6 +308,16 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
     return Ended(
         done.returncode, done.stdout.replace(str(data), "DATA"), done.stderr, seconds, seen
     )
+
+
+def ended(words: Sequence[str], timeout: int, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A child that has ended, or was ended as it took too long; code 124 then, as of `timeout`."""
+    try:
+        return subprocess.run(
+            words, capture_output=True, text=True, check=False, timeout=timeout, **how
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(words, 124, "", f"no end after {timeout} s")
 
 
 @contextmanager
@@ -337,23 +364,24 @@ def read_books(path: Path, result: Result) -> None:
                 if call.layout not in sizes:
                     sizes[call.layout] = len(trace.layout(call.layout).contributions)
                 result.contributions += sizes[call.layout]
-            result.calls = len(trace.calls)
-            result.megabytes = path.stat().st_size / 1e6
+            result.calls += len(trace.calls)
+            result.megabytes += path.stat().st_size / 1e6
             if trace.info.failure:
                 result.problems.append(f"recording stopped: {trace.info.failure}")
     except TracerError as error:
         result.problems.append(str(error))
         return
-    result.accounts = report.fan_ins + report.buffers + report.captures
-    result.explained, result.unchecked = report.explained, report.unchecked
+    result.accounts += report.fan_ins + report.buffers + report.captures
+    result.explained += report.explained
+    result.unchecked += report.unchecked
     result.problems += [f"unbalanced: {one}" for one in report.imbalances[:3]]
     if not result.calls:
         result.problems.append("no backward call was recorded")
 
 
-def findings_of(trace: Path) -> Iterator[str]:
+def findings_of(traces: Sequence[Path]) -> Iterator[str]:
     """What `check` says, `severity slug` each."""
-    words = (str(HERE.parent / "cli.py"), "check", "--json", str(trace))
+    words = (str(HERE.parent / "cli.py"), "check", "--json", *map(str, traces))
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         yield f"error {last_line(done.stderr).split(chr(32))[0]}"

@@ -10,7 +10,9 @@ COUNTS = {"train": 8, "val": 2}
 
 
 def main() -> None:
-    place = Path(sys.argv[1], "boxes")
+    place, settings = Path(sys.argv[1], "boxes"), Path(sys.argv[1], "config")
+    settings.mkdir()
+    (settings / "Arial.ttf").touch()  # YOLOv5 would fetch it, though it is told to draw nothing
     chance = np.random.default_rng(0)
     for split, count in COUNTS.items():
         for part in ("images", "labels"):

@@ -6,7 +6,8 @@ step. At the end it writes the number of steps, the digest of them all, and that
 that are still alive, to the file that WITNESS names. It knows nothing of the tracer.
 
 It also lets torchvision's wheel be imported beside the CPU build of torch, for which there is none
-that loads its own operators, and lets it read files made at random instead of the known ones.
+that loads its own operators: it brings the one that detection needs. And it lets torchvision read
+files made at random instead of those it knows.
 """
 
 import atexit
@@ -75,11 +76,29 @@ class Witness(importlib.abc.MetaPathFinder):
 
 
 def declare_operators(module):
-    if not module._has_ops():
-        declare = sys.modules["torch"].library.define
-        boxes = "(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor"
-        for name in ("nms", "qnms"):
-            declare(f"torchvision::{name}", boxes)
+    if module._has_ops():
+        return
+    library = sys.modules["torch"].library
+    boxes = "(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor"
+    for name in ("nms", "qnms"):
+        library.define(f"torchvision::{name}", boxes)
+    library.impl("torchvision::nms", "CPU", suppress)
+    module._assert_has_ops = lambda: None
+
+
+def suppress(boxes, scores, threshold):
+    """The boxes that no better one covers, the best first."""
+    torch = sys.modules["torch"]
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    left, kept = scores.argsort(descending=True, stable=True), []
+    while left.numel():
+        best, left = left[0], left[1:]
+        kept.append(best)
+        corner = torch.maximum(boxes[left, :2], boxes[best, :2])
+        sides = torch.minimum(boxes[left, 2:], boxes[best, 2:]) - corner
+        both = sides.clamp(min=0).prod(1)
+        left = left[both <= threshold * (areas[left] + areas[best] - both)]
+    return torch.stack(kept) if kept else scores.new_empty(0, dtype=torch.int64)
 
 
 def trust_files(module):
