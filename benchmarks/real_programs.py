@@ -19,13 +19,13 @@ import json
 import os
 import pty
 import re
+import resource
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +41,8 @@ from tracer.errors import TracerError  # noqa: E402
 from tracer.tracefile import load  # noqa: E402
 
 TIMES = re.compile(
-    r"(ms/batch|time|runtime|per_second)\W*[\d.]+\s*(ms|s)?|[\d.]+(±[\d.]+)?\s*(ms|it/s|s/it|sec|seconds|s|MB/s|hours)\b|"
+    r"(ms/batch|time|runtime|per_second)\W*[\d.]+\s*(ms|s)?|"
+    r"[\d.]+(±[\d.]+)?\s*(ms|it/s|s/it|sec|seconds|s|MB/s|hours)\b|"
     r"mfu -?[\d.]+%|0x[0-9a-f]+|/tmp/\S+"
 )
 """What differs between two runs of any program: times, speeds, addresses, temporary folders."""
@@ -75,7 +76,7 @@ class Program:
 
 @dataclass
 class Ended:
-    """One run of a program."""
+    """One run of a program; `seconds` of processor time, its children's too."""
 
     code: int
     out: str
@@ -201,7 +202,8 @@ PROGRAMS = (
          "--img", "64", "--batch-size", "2", "--epochs", "3", "--device", "cpu", "--workers", "0",
          "--noval", "--nosave", "--noplots", "--project", "{data}/out"),
         "irregular accumulation, EMA, warmup", needs="ultralytics", clone="ultralytics/yolov5",
-        made="boxes.py",
+        # At the start of an epoch it empties the buffers, and what the last one left in them.
+        made="boxes.py", wrong=("lost-contributions",),
     ),
     Program(
         "ultralytics YOLO11",
@@ -266,6 +268,9 @@ def compare(program: Program, clones: Path | None) -> Result:
         traced = run(program, clones, folder / "traced", cli)
         result.plain_seconds, result.traced_seconds = plain.seconds, traced.seconds
         result.steps = int(str(plain.witness.get("steps", 0)))
+        if program.ranks > 1:  # they write at once: the letters are the same, the order is not
+            for one in (plain, traced):
+                one.out = "".join(sorted(one.out))
         result.problems += differences(plain, traced)
         traces = sorted(folder.glob("run*.trace"))
         if len(traces) != program.ranks:
@@ -296,18 +301,24 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
         "YOLO_CONFIG_DIR": str(data / "config"), "YOLOV5_CONFIG_DIR": str(data / "config"),
     }  # fmt: skip
     words = [word.replace("{data}", str(data)) for word in program.words]
-    started = time.perf_counter()
+    used = processor_time()
     with terminal() as keyboard:
         done = ended(
             [sys.executable, *before, *words], cwd=place, env=environment, stdin=keyboard,
             timeout=program.seconds,
         )  # fmt: skip
-    seconds = time.perf_counter() - started
+    seconds = processor_time() - used
     seen = json.loads(witness.read_text(encoding="utf-8")) if witness.exists() else {}
     shutil.rmtree(data)
     return Ended(
         done.returncode, done.stdout.replace(str(data), "DATA"), done.stderr, seconds, seen
     )
+
+
+def processor_time() -> float:
+    """Seconds of the children that have ended; other work on the machine changes them little."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def ended(words: Sequence[str], timeout: int, **how: Any) -> subprocess.CompletedProcess[str]:
@@ -337,7 +348,7 @@ def differences(plain: Ended, traced: Ended) -> Iterator[str]:
         yield f"alone it ends with {plain.code}: {last_line(plain.err)}"
     if plain.code != traced.code:
         yield f"exit code {plain.code} alone, {traced.code} traced: {last_line(traced.err)}"
-    ours, theirs = (TIMES.sub("#", run.out).splitlines() for run in (traced, plain))
+    ours, theirs = (lines_of(run.out) for run in (traced, plain))
     different = [pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]]
     if different or len(ours) != len(theirs):
         yield f"output differs: {different[:1] or (len(theirs), len(ours))}"
@@ -348,6 +359,11 @@ def differences(plain: Ended, traced: Ended) -> Iterator[str]:
         yield "the witness saw nothing"
     if "recording stopped" in traced.err or "the tracer failed" in traced.err:
         yield last_line(traced.err)
+
+
+def lines_of(out: str) -> list[str]:
+    """What was printed, times aside; bars of progress are drawn as often as there is time."""
+    return [line for line in TIMES.sub("#", out).splitlines() if "━" not in line]
 
 
 def last_line(text: str) -> str:
@@ -399,7 +415,8 @@ def wrong_claims(program: Program, findings: Sequence[str]) -> Iterator[str]:
 
 def line_of(result: Result) -> str:
     line = (
-        f"{result.name:22s} {result.plain_seconds:6.1f} s -> {result.traced_seconds:6.1f} s  "
+        f"{result.name:22s} {result.plain_seconds:6.1f} s -> {result.traced_seconds:6.1f} s "
+        f"(x {result.traced_seconds / max(result.plain_seconds, 0.01):.2f}) "
         f"{result.steps:4d} steps {result.calls:5d} calls {result.contributions:8d} contributions "
         f"{result.accounts:8d} accounts balance ({result.explained} by hooks, "
         f"{result.unchecked} unmeasured) {result.megabytes:6.1f} MB  {result.exercises}"
