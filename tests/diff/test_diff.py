@@ -543,7 +543,7 @@ def test_optimizers_that_step_at_other_numbers_are_compared_one_by_one(tmp_path:
 def test_steps_of_two_optimizers_have_nothing_to_compare(tmp_path: Path) -> None:
     path = record(tmp_path / "one.trace", adversaries(1))
 
-    assert headline(text_of(path, path, 1, 2)) == (
+    assert headline(text_of(path, path, 1, 2)).strip() == (
         "Nothing to compare: no parameter is taken by both steps."
     )
 
