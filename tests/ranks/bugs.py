@@ -110,6 +110,27 @@ def summed_by_hand(work: Work) -> None:
     optimizer.step()
 
 
+def averaged_by_hand(is_handed_round: bool) -> Train:
+    """Models of different seeds, of which rank 0's is handed to all, or is not."""
+
+    def train(work: Work) -> None:
+        torch.manual_seed(work.rank)
+        net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+        for p in net.parameters():
+            if is_handed_round:
+                dist.broadcast(p.data, 0)
+        optimizer = sgd(net)
+        for x, y in work.batches():
+            F.cross_entropy(net(x), y).backward()
+        for p in net.parameters():
+            assert p.grad is not None
+            dist.all_reduce(p.grad)
+            p.grad /= work.world
+        optimizer.step()
+
+    return train
+
+
 def again_by_hand(divisor: bool) -> Train:
     def train(work: Work) -> None:
         net = DDP(work.model())
@@ -254,6 +275,9 @@ CASES = (
     Case("copies reduced for the log", None, logged_norm),
     Case("not the wrapped module", "ranks-differ", unwrapped),
     Case("no_sync never left", "ranks-differ", no_sync_forever),
+    Case("different seeds", "parameters-differ", averaged_by_hand(is_handed_round=False)),
+    Case("different seeds, handed round", None, averaged_by_hand(is_handed_round=True)),
+    Case("the same samples", "same-data", ddp(), is_shared_batch=True),
     Case("the default", None, ddp()),
     Case("accumulation with no_sync", None, no_sync, calls=2),
     Case("accumulation that exchanges each call", None, ddp(), calls=2),

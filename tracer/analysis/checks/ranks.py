@@ -10,7 +10,7 @@ from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.weights import is_known
 from tracer.analysis.exact import is_same, said, total
-from tracer.analysis.ledger import Row
+from tracer.analysis.ledger import Row, steps_of
 from tracer.analysis.rankaxis import named_ranks, rank_factor, world_of
 from tracer.events import Call, Exchange, Measurement
 from tracer.semantics.effects import Exact
@@ -294,6 +294,122 @@ def ranks_differ(case: Case) -> Iterator[Claim]:
                    step.source)],
             account.steps, case.looked_at(account),
         )  # fmt: skip
+
+
+@check(
+    "parameters-differ",
+    severity="warning",
+    section=SECTION,
+    remedy="hand rank 0's values to all before training: DistributedDataParallel does, or "
+    "`dist.broadcast(p.data, 0)` for each parameter and buffer",
+)
+def parameters_differ(case: Case) -> Iterator[Claim]:
+    """Ranks exchange gradients of a parameter whose value is not the same on all of them.
+
+    The models were made from different seeds, and nobody handed one's values to the others. Each
+    rank adds the same steps to another model; the average is the gradient of none of them.
+
+    Evidence: the value of the parameter at the first recorded step differs between ranks that
+    exchange its gradient, by more than rounding.
+
+    Silent: for parts of sharded parameters, for gradients that are not exchanged, and where a rank
+    began to record at another step.
+    """
+    for account in case.accounts:
+        shared = account.joint.history.shared
+        buffer = account.buffers[0]
+        if not shared or case.books.holdings.is_sharded(buffer):
+            continue
+        members = {rank for one in shared for rank in one.ranks}
+        values = {
+            rank: found for rank in sorted(members) if (found := _began_with(case, rank, buffer))
+        }
+        own = values.get(account.joint.rank or 0)
+        if own is None:
+            continue
+        unlike = [rank for rank, other in values.items() if _is_off(own, other)]
+        if not unlike:
+            continue
+        told = [
+            Proof(f"rank {rank}: |value| {m.norm:.6g}", None) for rank, (_, m) in values.items()
+        ]
+        yield Claim(
+            f"ranks exchange gradients of parameters that differ: {named_ranks(unlike)} from "
+            f"rank {account.joint.rank or 0}",
+            shared[-1].source, account.buffers, None,
+            [*told[:4], Proof(f"{shared[-1].by}: {shared[-1].operation}", shared[-1].source)],
+            account.steps, case.looked_at(account),
+        )  # fmt: skip
+
+
+ROUNDING = 1e-3
+"""Of the norm: what values may differ by that were equal once, and drift."""
+
+
+def _began_with(case: Case, rank: int, buffer: int) -> tuple[int, Measurement] | None:
+    """The value of a parameter when a rank first recorded it, and at which step."""
+    books, same = case.books.ranks.get(rank), case.books.same(buffer)
+    if books is None or rank not in same:
+        return None
+    for step in steps_of(books.trace, same[rank])[:1]:
+        value = books.archive.reading(step, same[rank], "value")
+        if value is not None and value.measured is not None:
+            return step.step, value.measured
+    return None
+
+
+def _is_off(own: tuple[int, Measurement], other: tuple[int, Measurement]) -> bool:
+    (step, here), (late, there) = own, other
+    if step != late or here.elements != there.elements or here.nonfinite or there.nonfinite:
+        return False
+    pairs = zip(here.fingerprint, there.fingerprint, strict=False)
+    far = max((abs(a - b) for a, b in pairs), default=0.0)
+    return far > ROUNDING * max(here.norm, there.norm)
+
+
+@check(
+    "same-data",
+    severity="note",
+    section=SECTION,
+    remedy="give each rank samples of its own: `DistributedSampler(dataset)`, a seed per rank",
+)
+def same_data(case: Case) -> Iterator[Claim]:
+    """All ranks contribute the same gradient: they work on the same samples.
+
+    The average over the ranks is then what one of them has alone; the others work for nothing.
+
+    Evidence: what each rank gave is the same, to the last bit, and so is the loss.
+
+    Silent: for a single rank with samples of its own, for ranks that share the work on the same
+    samples (tensor parallel), and for simulated ranks, which are equal by assumption.
+    """
+    if case.trace.info.simulated:
+        return
+    for account, _, world in _shared(case):
+        given = _given(account)
+        calls = case.calls_of(account)
+        if len(given) < world or len(set(given.values())) > 1 or not calls:
+            continue
+        values = list(_roots(case, calls[0].order).values())
+        if len(values) < 2 or len(set(values)) > 1:
+            continue
+        yield Claim(
+            f"{world} ranks contribute the same gradient: they work on the same samples",
+            account.entries[-1].source if account.entries else None, account.buffers, None,
+            [Proof(f"the loss is {values[0] or 0:.6g} on each of {len(values)} ranks",
+                   calls[0].source)],
+            account.steps, case.looked_at(account),
+        )  # fmt: skip
+
+
+def _given(account: Account) -> dict[int, tuple[tuple[float, ...], ...]]:
+    """The fingerprints of what each rank gave, where any of it is not zero."""
+    found: dict[int, tuple[tuple[float, ...], ...]] = {}
+    for entry in account.joint.history.entries:
+        measured = entry.tensor.measured if entry.tensor is not None else None
+        if measured is not None and entry.rank is not None and measured.norm and not entry.is_rest:
+            found[entry.rank] = (*found.get(entry.rank, ()), measured.fingerprint)
+    return found
 
 
 def _averages_parameters(case: Case) -> bool:
