@@ -202,7 +202,8 @@ def _is_accident(case: Case, facts: CallFacts, node: int, size: int) -> bool:
         return called in FUSED and any(
             facts.saved(n).get("target_spread") or _is_grid(facts, n) for n in above
         )
-    if _is_asked_for(case, facts.node(node).source) or _are_one(facts, node):
+    ends = _operands(facts, node)
+    if _is_asked_for(case, facts.node(node).source) or _are_one(ends) or _are_leaves(facts, ends):
         return False
     if name.startswith(ADDITIONS):
         if len(sent) == 2:
@@ -224,19 +225,27 @@ def _is_asked_for(case: Case, source: int | None) -> bool:
     return bool(EXPLICIT.search(case.text(source))) or any(map(ROW.search, assigned))
 
 
-def _are_one(facts: CallFacts, node: int) -> bool:
-    """Whether both operands are views of one tensor: its elements meet one another on purpose."""
-    ends: list[set[int]] = []
+def _operands(facts: CallFacts, node: int) -> list[list[int]]:
+    """For each operand that needs a gradient: its node, and those that it is only a view of."""
+    ends: list[list[int]] = []
     for sent in facts.leaving.get(node, ()):
-        end = sent.edge.receiver
-        seen = {end}
-        while len(onward := facts.leaving.get(end, [])) == 1:
+        seen = [sent.edge.receiver]
+        while len(onward := facts.leaving.get(seen[-1], [])) == 1:
             if not isinstance(facts.effect(onward[0]), Moves):
                 break
-            end = onward[0].edge.receiver
-            seen.add(end)
+            seen.append(onward[0].edge.receiver)
         ends.append(seen)
-    return len(ends) == 2 and not ends[0].isdisjoint(ends[1])
+    return ends
+
+
+def _are_one(ends: list[list[int]]) -> bool:
+    """Whether both operands are views of one tensor: its elements meet one another on purpose."""
+    return len(ends) == 2 and not set(ends[0]).isdisjoint(ends[1])
+
+
+def _are_leaves(facts: CallFacts, ends: list[list[int]]) -> bool:
+    """Whether both operands are parameters, made to meet: one for each row, one for each column."""
+    return len(ends) == 2 and all(facts.node(end[-1]).buffer is not None for end in ends)
 
 
 def _is_grid(facts: CallFacts, node: int) -> bool:
