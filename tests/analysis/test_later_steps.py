@@ -57,3 +57,22 @@ def test_a_short_last_window_is_pointed_at(tmp_path: Path) -> None:
 
 def test_steps_that_are_put_together_alike_are_not_mentioned(tmp_path: Path) -> None:
     assert notes(steps(2, 2, 2), tmp_path) == []
+
+
+def test_what_is_said_of_one_parameter_holds_for_all_beside_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with tracer.Recorder(tmp_path / "run.trace"):
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        slow = {"params": net[0].parameters(), "lr": 0.01}
+        decayed = {"params": [net[2].weight], "weight_decay": 0.1}
+        optimizer = torch.optim.SGD([slow, decayed, {"params": [net[2].bias]}], lr=0.1)
+        F.mse_loss(net(torch.randn(6, 3)), torch.randn(6, 2)).backward()
+        optimizer.step()
+
+    with tracer.load(tmp_path / "run.trace") as trace:
+        groups = Explainer(trace).overview().groups
+        found = {
+            tuple(member.name for member in group.members): group.members[0].optimizer.lr
+            for group in groups
+        }
+    assert found == {("0.bias", "0.weight"): 0.01, ("2.bias",): 0.1, ("2.weight",): 0.1}

@@ -407,3 +407,20 @@ def test_uneven_items_are_told_at_the_reduction_without_what_multiplies_the_loss
     axis = next(a for a in found.verdict.axes if a.name == "items")
     assert (axis.words, axis.note) == ("6 items, 1/12 to 1/3 each", "x 1/2 in the loss")
     assert found.verdict.words.endswith("which weigh 1/24 to 1/6, max/min 4")
+
+
+def test_calls_with_class_weights_say_the_least_and_the_largest_of_their_items(
+    tmp_path: Path,
+) -> None:
+    def script() -> None:
+        model = nn.Linear(3, 3).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        of_classes = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
+        for y in ([0, 0, 1, 0], [2, 2, 1, 0]):  # 6 and 24 together
+            out = model(data(4)[0])
+            (F.cross_entropy(out, torch.tensor(y), weight=of_classes) / 2).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path, "weight")
+
+    assert found.verdict.words == ("unequal weights: an item weighs from 1/48 to 1/4, max/min 12")

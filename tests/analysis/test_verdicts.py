@@ -194,3 +194,55 @@ def test_a_gradient_of_3_is_told_apart(
     assert found.ledger.history.content.measured.values == (3.0,)
     assert weights(found) == items
     assert found.verdict.words == answer
+
+
+# The same items again.
+
+
+def test_items_that_are_sent_twice_over_one_graph_are_no_further_items(tmp_path: Path) -> None:
+    def script() -> None:
+        model = Line()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = F.mse_loss(model(data(8)[0]), data(8)[1])
+        loss.backward(retain_graph=True)
+        (loss / 2).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path)
+    (term,) = found.verdict.terms
+
+    assert weights(found) == [(8, EIGHTH), (8, EIGHTH / 2)]
+    assert (term.items, term.weight, term.total) == (8, EIGHTH * 3 / 2, Fraction(3, 2))
+    assert found.verdict.words == "3/2 x the mean gradient, over all 8 items"
+    assert term.calls.words == "2 calls of the same items, not divided"
+
+
+def test_each_loss_of_a_sum_that_was_sent_before_counts_twice(tmp_path: Path) -> None:
+    def script() -> None:
+        model = Line()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        losses = [F.mse_loss(model(x), y) for x, y in (data(4), data(4), data(4))]
+        for loss in losses:
+            loss.backward(retain_graph=True)
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path)
+    (term,) = found.verdict.terms
+
+    assert (term.items, term.weight, term.total) == (12, Fraction(1, 2), 6)
+
+
+def test_new_items_on_a_retained_graph_are_items_of_their_own(tmp_path: Path) -> None:
+    def script() -> None:
+        model = Line()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = data(8)
+        answers = model(x)
+        F.mse_loss(answers, y).backward(retain_graph=True)
+        F.mse_loss(answers, -y).backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path)
+
+    assert [term.items for term in found.verdict.terms] == [8, 8]

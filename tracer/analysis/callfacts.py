@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -117,6 +117,19 @@ class CallFacts:
         for edge in self.structure.edges:
             found[edge.sender].append(edge)
         return found
+
+    def leads(self, node: int, ends: Collection[int]) -> bool:
+        """Whether one of these nodes is this one or lies below it."""
+        stack, seen = [node], {node}
+        while stack:
+            current = stack.pop()
+            if current in ends:
+                return True
+            for edge in self.outgoing.get(current, ()):
+                if edge.receiver not in seen:
+                    seen.add(edge.receiver)
+                    stack.append(edge.receiver)
+        return False
 
     def state(self, node: int) -> NodeState:
         return self._states.get(node, NodeState(node, ran=False))

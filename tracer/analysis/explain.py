@@ -306,7 +306,9 @@ def _grouped(found: Sequence[Explanation]) -> tuple[Group, ...]:
         step, inside = one.ledger.step, one.ledger.history.inside
         # An optimizer that steps inside the call takes each parameter in a step of its own.
         moment = ("inside", inside) if inside else ("step", step.order if step else None)
-        key = (moment, one.ledger.fill, one.verdict.signature)
+        # What is said of one is said of all: their lr, their decay, their other steps.
+        told = (repr(one.optimizer), tuple(note.words for note in one.notes))
+        key = (moment, one.ledger.fill, one.verdict.signature, told)
         groups.setdefault(key, []).append(one)
     made = [Group(members[0].verdict, tuple(members)) for members in groups.values()]
     return tuple(sorted(made, key=_rank))

@@ -71,6 +71,7 @@ class Row:
     `inside` is what belongs to the item, after its last reduction: the sign it was turned by, a
     number of its own (kind "own") that it was multiplied with. `own` is then what the item weighs
     with it, which is no part of `weight`. `made` says of a single value what it was made of.
+    `again` are the calls that sent these very items backward before, on a graph that was retained.
     """
 
     call: int
@@ -96,6 +97,7 @@ class Row:
     inside: tuple[Factor, ...] = ()
     own: Spread | None = None
     made: str = ""
+    again: tuple[int, ...] = ()
 
     @property
     def total(self) -> Exact | None:
@@ -467,6 +469,17 @@ class Books:
             inside=tuple(f for f in strand.since if f.kind in OF_ITEMS),
             own=_own(strand, later),
             made=strand.made,
+            again=self._again(facts, ended),
+        )
+
+    def _again(self, facts: CallFacts, ended: Ended) -> tuple[int, ...]:
+        """The calls that ran the last reduction of these items already."""
+        if not facts.call.again:
+            return ()
+        last = ended.strand.reductions[-1].node if ended.strand.reductions else -1
+        ends = {last if last >= 0 else ended.node}
+        return tuple(
+            dict.fromkeys(order for node, order in facts.call.again if facts.leads(node, ends))
         )
 
     def _replica(self, facts: CallFacts, ended: Ended) -> int | None:

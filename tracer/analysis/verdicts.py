@@ -349,9 +349,10 @@ def _calls_axis(rows: Sequence[Row], whole: TermVerdict | None, ledger: Ledger) 
     if is_same(per_call, Fraction(1, count)):
         words = f"{count} calls, one mean together, x {said(per_call)} each"
         return Axis(name, "mean", words, note, source)
+    same = " of the same items" if any(row.again for row in rows) else ""
     if is_same(per_call, ONE):
-        return Axis(name, "SUM", f"{count} calls, not divided", note, source)
-    return Axis(name, "SUM", f"{count} calls, x {said(per_call)} each", note, source)
+        return Axis(name, "SUM", f"{count} calls{same}, not divided", note, source)
+    return Axis(name, "SUM", f"{count} calls{same}, x {said(per_call)} each", note, source)
 
 
 def _unclipped(value: Exact, rows: Sequence[Row]) -> Exact:
@@ -457,6 +458,7 @@ def _extremes(rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 
 def _term_verdict(term: Term, rows: list[Row], ledger: Ledger, trace: Trace) -> TermVerdict:
+    every, rows = rows, _once(rows)
     items = sum(row.items for row in rows)
     unknown = next((row.unknown for row in rows if row.unknown), "") or _no_number(rows)
     if unknown or ledger.unknown:
@@ -488,8 +490,30 @@ def _term_verdict(term: Term, rows: list[Row], ledger: Ledger, trace: Trace) -> 
         None if ratio is None else float(ratio), unit, unit_weight,
         Axis("backward calls", "-", ""), least=least, largest=largest,
     )  # fmt: skip
-    axis = _calls_axis(rows, verdict, ledger)
-    return replace(verdict, calls=axis, rows=tuple(rows))
+    axis = _calls_axis(every, verdict, ledger)
+    return replace(verdict, calls=axis, rows=tuple(every))
+
+
+def _once(rows: list[Row]) -> list[Row]:
+    """Items that several calls sent backward over one graph once, with all of their weight."""
+    if not any(row.again for row in rows):
+        return rows
+    found: dict[tuple[int, int | None, int | None], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.call):
+        places = [(order, row.rank, row.replica) for order in row.again]
+        sent = [(place, one) for place in places for one in found.get(place, ())]
+        if len(sent) == 1 and _are_the_same(row, sent[0][1]):
+            ((place, before),) = sent
+            found[place].remove(before)
+            weights = [w for w in (before.weight, row.weight) if w is not None]
+            row = replace(row, weight=total(weights))
+        found.setdefault((row.call, row.rank, row.replica), []).append(row)
+    return [row for several in found.values() for row in several]
+
+
+def _are_the_same(row: Row, before: Row) -> bool:
+    is_known = row.weight is not None and before.weight is not None
+    return is_known and row.items == before.items and not (_is_uneven(row) or _is_uneven(before))
 
 
 def _no_number(rows: Sequence[Row]) -> str:
@@ -554,6 +578,13 @@ def _from_to(least: float | None, largest: float | None) -> str:
         return f"up to {high}"
     low = said(tidy(least, 2e-6))
     return high if low == high else f"{low} to {high}"
+
+
+def _between_ends(least: float | None, largest: float | None) -> str:
+    """from 1/12 to 1/3; up to 1/3."""
+    if least is None or largest is None:
+        return _from_to(least, largest)
+    return f"from {said(tidy(least, 2e-6))} to {said(tidy(largest, 2e-6))}"
 
 
 def _inside(rows: Sequence[Row], trace: Trace) -> str:
@@ -677,6 +708,8 @@ def _unequal_words(rows: Sequence[Row], whole: Exact) -> str:
         return f"an item weighs from {said(least)} to {said(largest)}"
     title = "a mean of means, not the mean" if is_mean else "unequal weights"
     words = f"{title}: an item weighs from {said(least)} to {said(largest)}"
+    if any(_is_uneven(row) for row in rows):
+        words = f"{title}: an item weighs {_between_ends(*_extremes(rows))}"
     ratio = _ratio(rows)
     return words if ratio is None else f"{words}, max/min {said(ratio)}"
 

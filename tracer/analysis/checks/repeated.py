@@ -194,10 +194,10 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     Silent: for equal counts, and for sums divided by one common count. A note where nothing says
     that the calls are parts of one batch (each had a batch of its own from one `DataLoader`, or
     each is divided by their number, or targets were ignored or masked): then they may be episodes
-    or chunks of a sequence. Also where only the last micro-batch is shorter, in the smaller part
-    of the windows (the end of an epoch), and where a call is multiplied by another count (its
-    images), or the lines speak of tasks, episodes and the like: what is averaged inside is then
-    normalised on purpose.
+    or chunks of a sequence. Also where only the last micro-batch is shorter, without a mask, in the
+    smaller part of the windows (the end of an epoch), and where a call is multiplied by another
+    count (its images), or the lines speak of tasks, episodes and the like: what is averaged inside
+    is then normalised on purpose.
     """
     ragged: dict[object, list[_Stream]] = defaultdict(list)
     even: Counter[object] = Counter()
@@ -221,7 +221,8 @@ def _raggedness(streams: list[_Stream], even: int) -> Severity:
     shapes = {tuple(stream.counts) for stream in streams}
     windows = sum(len(stream.account.steps) for stream in streams)
     only_last = all(len(set(c[:-1])) == 1 and c[-1] < c[0] for c in shapes)
-    if only_last and windows <= even:
+    is_masked = any(row.masked for stream in streams for row in stream.rows)
+    if only_last and windows <= even and not is_masked:
         return "note"
     return "warning"
 
@@ -478,16 +479,7 @@ def counts_again(case: Case, call: Call, node: int) -> bool:
         if one.strand.reductions
     }
     ends |= {root.node for root in facts.layout.roots}
-    stack, seen = [node], {node}
-    while stack:
-        current = stack.pop()
-        if current in ends:
-            return True
-        for edge in facts.outgoing.get(current, ()):
-            if edge.receiver not in seen:
-                seen.add(edge.receiver)
-                stack.append(edge.receiver)
-    return False
+    return facts.leads(node, ends)
 
 
 @check(

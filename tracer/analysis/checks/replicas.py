@@ -109,7 +109,7 @@ def replica_unused(case: Case) -> Iterator[Claim]:
                 calls[0].source,
                 account.buffers,
                 None,
-                [Proof(f"{used} copies of the model in the gradient", calls[0].source)],
+                [Proof(f"copies of the model in the gradient: {used}", calls[0].source)],
                 account.steps,
                 case.looked_at(account),
             )
@@ -146,17 +146,25 @@ def ragged_replicas(case: Case) -> Iterator[Claim]:
         ratio = Fraction(max(counts), min(counts))
         whole = total(totals)
         yield Claim(
-            f"a mean of the means of {len(rows)} replicas with chunks of "
-            f"{', '.join(map(str, counts))}: an item weighs up to {said(ratio)} x another",
+            f"a mean of the means of {len(rows)} replicas with chunks of {_sizes(rows)}: an item "
+            f"weighs up to {said(ratio)} x another",
             _line(rows),
             account.buffers,
             ratio,
             [
                 *(Proof(f"replica {row.replica}: {row.items} items", row.reductions[-1].source,
                         row.weight) for row in rows),
-                Proof(f"together {said(whole)} of the mean", _line(rows), whole),
+                Proof("all items together", _line(rows), whole),
             ],
             account.steps,
             case.looked_at(account),
             severity,
         )  # fmt: skip
+
+
+def _sizes(rows: Sequence[Row]) -> str:
+    """4, 3 samples; 8, 6 items where samples are not known, or some items are left out."""
+    samples = [row.samples.count for row in rows if row.samples is not None and not row.masked]
+    known = len(samples) == len(rows)
+    counts = samples if known else [row.items for row in rows]
+    return f"{', '.join(map(str, counts))} {'samples' if known else 'items'}"
