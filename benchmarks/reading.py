@@ -65,9 +65,8 @@ def measured(name: str, contributions: int, folder: Path) -> Results:
     if not path.exists():
         results["recording"] = spent([sys.executable, str(RECORDER), name, str(count), str(path)])
     with load(path) as trace:
-        layouts = {call.layout for call in trace.calls}
-        sizes = {layout: len(trace.layout(layout).contributions) for layout in layouts}
-        results["contributions"] = sum(sizes[call.layout] for call in trace.calls)
+        sizes = [trace.sizes[call.layout] for call in trace.calls]
+        results["contributions"] = sum(size.contributions for size in sizes)
         results["calls"] = len(trace.calls)
         parameter = next(b.name for b in trace.buffers.values() if b.name)
     results["MiB"] = path.stat().st_size / 2**20

@@ -942,18 +942,19 @@ class Trace:
 
     def measured(self, event: Call | Step | Edit | Exchange) -> Measured:
         """The same, each worked out when it is asked for."""
-        table = MEASURED[type(event)]
+        return self._measured(MEASURED[type(event)], event.order, event.layout)
+
+    @lru_cache(maxsize=4)  # noqa: B019 - several look at a large call, one after the other
+    def _measured(self, table: str, order: int, layout: int) -> Measured:
         blobs = next(
-            self._rows(f"SELECT measurements, vals FROM {table} WHERE ord = ?", event.order), None
+            self._rows(f"SELECT measurements, vals FROM {table} WHERE ord = ?", order), None
         )
         if blobs is None:
             return Measured((), b"", b"")
-        rows = self.layout(event.layout).rows
+        rows = self.layout(layout).rows
         count = len(blobs[0]) // 4
         if count != ROW_WIDTH * len(rows):
-            raise self._damaged(
-                f"event {event.order} has {count} numbers for {len(rows)} measurements"
-            )
+            raise self._damaged(f"event {order} has {count} numbers for {len(rows)} measurements")
         return Measured(rows, blobs[0], blobs[1])
 
 

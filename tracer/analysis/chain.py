@@ -99,7 +99,7 @@ def _link(facts: CallFacts, index: int, above: set[int]) -> Link:
     effect = facts.effect(leaving[0]) if leaving and _alike(facts, leaving) else None
     places = [sent.edge.input for sent in facts.arriving.get(index, ())]
     places += [facts.layout.roots[position].input for position in facts.roots_at.get(index, ())]
-    arriving = max(Counter(places).values(), default=0)
+    arriving = len(places) if len(places) < 2 else max(Counter(places).values())
     return Link(
         index, node.name, node.called or node.custom.rpartition(".")[2], node.source, node.module,
         _norm(facts, index), effect.words if effect else "", effect.kind if effect else "",
