@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 __all__ = ["installed"]
 
@@ -90,6 +91,48 @@ def torchviz() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _looking(look: Callable[[nn.Module, tuple[Any, ...]], object]) -> Iterator[None]:
+    """Hand every outermost module to `look` before it is called, with its arguments."""
+    call = nn.Module.__call__
+    inside = False
+
+    def looking(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        nonlocal inside
+        if inside:
+            return call(module, *args, **kwargs)
+        inside = True
+        try:
+            look(module, args)
+            return call(module, *args, **kwargs)
+        finally:
+            inside = False
+
+    nn.Module.__call__ = looking  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+
+
+@contextmanager
+def torchview() -> Iterator[None]:
+    """The graph of the forward pass, which it runs once more; no values, no backward pass."""
+    from torchview import draw_graph
+
+    with _looking(lambda module, args: draw_graph(module, input_data=args, device="cpu")):
+        yield
+
+
+@contextmanager
+def torchlens() -> Iterator[None]:
+    """Every operation of the forward pass with its output, in a run of its own; no backward."""
+    from torchlens import trace
+
+    with _looking(lambda module, args: trace(module, list(args))):
+        yield
+
+
 def installed() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
     """Those that can be had here, by the words that the table uses."""
     found: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -100,4 +143,8 @@ def installed() -> dict[str, Callable[[], AbstractContextManager[Any]]]:
         found["torch DebugMode (all operators)"] = debug_mode
     if importlib.util.find_spec("torchviz"):
         found["torchviz (graph, no values)"] = torchviz
+    if importlib.util.find_spec("torchview"):
+        found["torchview (forward, no values)"] = torchview
+    if importlib.util.find_spec("torchlens"):  # last: it wraps torch's functions for good
+        found["torchlens (forward, all outputs)"] = torchlens
     return found

@@ -27,6 +27,7 @@ from tracer.record.nodes import node_of
 from tracer.record.quiet import grad_of, is_leaf
 from tracer.record.retained import Retained
 from tracer.record.sources import NodeWatch, Sources
+from tracer.record.straight import Left, Straight
 
 __all__ = ["BackwardCalls"]
 
@@ -80,6 +81,9 @@ class Running:
     batch: tuple[int, int] | None = None
     again: tuple[tuple[int, int], ...] = ()
     task: int = -1
+    taken_over: dict[int, tuple[tuple[Any, ...], int]] = field(default_factory=dict)
+    """The buffers that are the very tensor their leaf received: its identity, its row."""
+    left: dict[int, Left] = field(default_factory=dict)
 
 
 class BackwardCalls(Instrument):
@@ -93,9 +97,11 @@ class BackwardCalls(Instrument):
         nodes: NodeWatch,
         batches: Batches,
         hooks: HookCalls,
+        straight: Straight,
         fail: Callable[[Exception], None],
     ) -> None:
         super().__init__(journal, sources, modules, fail)
+        self._straight = straight
         self._nodes = nodes
         self._batches = batches
         self._hooks = hooks
@@ -118,7 +124,9 @@ class BackwardCalls(Instrument):
             running = self._begin(_request(outputs, *args, **kwargs), sys._getframe(1))
             if running is None:
                 return engine(outputs, *args, **kwargs)
-            return self._run(running, lambda: engine(outputs, *args, **kwargs))
+            result = self._run(running, lambda: engine(outputs, *args, **kwargs))
+            self._straight.leave(sys._getframe(1), self._journal.events, running.left)
+            return result
 
         return _engine_run_backward
 
@@ -265,6 +273,7 @@ class BackwardCalls(Instrument):
             else:
                 form = self._journal.form(content)
                 running.readings.append(Reading(buffer, moment, form, row))
+                running.taken_over[buffer] = watch.arrived(index)
         running.readings += read_buffers(left, moment, running.shelf, self._journal)
 
     def _end(self, running: Running, outcome: str, result: Any) -> None:
@@ -284,6 +293,10 @@ class BackwardCalls(Instrument):
         captures = self._captures(running, result)
         self._read(running, "after")
         measured = running.shelf.fetch()
+        running.left = {
+            buffer: Left(same, measured.row(row))
+            for buffer, (same, row) in running.taken_over.items()
+        }
         graph, request = running.graph, running.request
         structure = structure_of(graph, running.leaves, self._journal)
         layout = describe_call(

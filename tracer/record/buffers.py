@@ -6,8 +6,8 @@ import functools
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable
-from types import FrameType
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -22,24 +22,33 @@ from tracer.events import Reading, Reset, Step
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Interned, Journal
 from tracer.record.layouts import describe_readings
-from tracer.record.measure import Shelf, quietly, shelf_for
+from tracer.record.measure import Shelf, identity, quietly, shelf_for
 from tracer.record.modules import Modules
 from tracer.record.quiet import grad_of
 from tracer.record.shards import place_held
 from tracer.record.sources import Sources
+from tracer.record.straight import Left, Straight
 
 __all__ = ["Resets", "Steps", "leaves_of_optimizer", "read_buffers"]
 
 
 def read_buffers(
-    leaves: Iterable[tuple[int, torch.Tensor]], moment: str, shelf: Shelf, journal: Journal
+    leaves: Iterable[tuple[int, torch.Tensor]],
+    moment: str,
+    shelf: Shelf,
+    journal: Journal,
+    left: Mapping[int, Left] = MappingProxyType({}),
 ) -> list[Reading]:
-    """Measure the `.grad` of each leaf that has one."""
+    """Measure the `.grad` of each leaf that has one. `left`: NOTE [Straight to the step]."""
     readings = []
     for buffer, leaf in leaves:
         gradient = grad_of(leaf)
         if gradient is not None:
-            row = shelf.add_part(gradient, place_held(leaf), recalled=True)
+            known = left.get(buffer)
+            if known is not None and identity(gradient) == known.same:
+                row: int | None = shelf.put(*known)
+            else:
+                row = shelf.add_part(gradient, place_held(leaf), recalled=True)
             readings.append(Reading(buffer, moment, journal.form(gradient), row))
     return readings
 
@@ -113,10 +122,12 @@ class Steps(Instrument):
         journal: Journal,
         sources: Sources,
         modules: Modules,
+        straight: Straight,
         fail: Callable[[Exception], None],
         on_step: Callable[[], None],
     ) -> None:
         super().__init__(journal, sources, modules, fail)
+        self._straight = straight
         self._on_step = on_step
         self._optimizers = Interned()
         self._on_thread = threading.local()
@@ -171,6 +182,7 @@ class Steps(Instrument):
     def _consume(self, optimizer: Optimizer, has_closure: bool) -> Step:
         frame = sys._getframe(2)
         users = self._sources.lines(frame)
+        left = self._straight.arrive(frame, self._journal.events, self._before)
         shelf = shelf_for(self._journal.detail)
         groups, leaves = [], []
         for group in optimizer.param_groups:
@@ -183,7 +195,7 @@ class Steps(Instrument):
         readings: list[Reading] = []
         if not has_closure:
             unique = dict(leaves)
-            readings = read_buffers(unique.items(), "consumed", shelf, self._journal)
+            readings = read_buffers(unique.items(), "consumed", shelf, self._journal, left)
             readings += self._first_values(unique, readings, shelf)
         measured = shelf.fetch()
         return Step(

@@ -276,10 +276,14 @@ class Watch:
 
         Told by address and version, as long as nothing that could write past these has run.
         """
-        same, row = self._arrived.get(number, ((), -1))
+        same, row = self.arrived(number)
         if row < 0 or not same or self._graph.runs_python or identity(content) != same:
             return None
         return None if _is_distributed() else row
+
+    def arrived(self, number: int) -> tuple[Identity, int]:
+        """What a leaf received, and its row."""
+        return self._arrived.get(number, ((), -1))
 
     def _receive(self, number: int, received: Gradients) -> dict[Identity, int]:
         """Take what a node received; the rows by tensor, for what it passes on as it is."""

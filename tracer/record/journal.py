@@ -74,6 +74,8 @@ class Journal:
         self._orders = itertools.count(1)
         self._began = time.perf_counter()
         self.step = 1
+        self.events = 0
+        """How many were written."""
 
     def order(self) -> int:
         """The next number in the order of events."""
@@ -115,6 +117,7 @@ class Journal:
         All but a `zero_grad` that nothing followed: a commit costs more than all else of it.
         """
         with self._lock:
+            self.events += 1
             self._writer.add(event)
             if type(event) is not Reset:
                 self._writer.commit()

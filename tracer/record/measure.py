@@ -124,6 +124,10 @@ class Measured(NamedTuple):
     measurements: bytes
     values: bytes
 
+    def row(self, number: int) -> bytes:
+        """A stored row: see `Shelf.put`."""
+        return self.measurements[number * ROW_BYTES : (number + 1) * ROW_BYTES]
+
 
 class Shelf:
     """Measurements of one event; those of other devices stay there until `fetch`.
@@ -181,7 +185,12 @@ class Shelf:
         known = arenas.recalled(address, elements, dtype)
         if known is None:
             return self._copy(row, dtype, address, True)
-        number = self._number(row)
+        return self.put(same, known)
+
+    def put(self, same: tuple[Any, ...], known: bytes) -> int:
+        """Take in an ordinary contiguous tensor, by its `identity`, of which the row is known."""
+        address, _, elements, dtype = same
+        number = self._number((elements, False, dtype in DOUBLES))
         self._stored.append(([number], known))
         if elements <= SMALL:
             self._small[number] = ctypes.string_at(address, elements * dtype.itemsize)

@@ -29,6 +29,7 @@ from tracer.record.modules import Modules
 from tracer.record.owners import Owners
 from tracer.record.simulation import Simulation
 from tracer.record.sources import NodeWatch, SavedTensorHooks, Sources
+from tracer.record.straight import Straight
 from tracer.record.terms import Terms
 from tracer.record.wrappers import Wrappers
 from tracer.tracefile import TraceWriter
@@ -145,7 +146,8 @@ class Recorder:
         self._nodes = NodeWatch(sources, self._fail)
         parts = (self._journal, sources, modules)
         batches, hooks, owners = Batches(), HookCalls(sources.here), Owners(modules)
-        calls = BackwardCalls(*parts, self._nodes, batches, hooks, self._fail)
+        straight = Straight()
+        calls = BackwardCalls(*parts, self._nodes, batches, hooks, straight, self._fail)
         self._exchanges = Exchanges(*parts, self._fail, calls, owners, self._join, self._simulation)
         self._switched: list[Switched] = [
             calls,
@@ -153,7 +155,7 @@ class Recorder:
             Wrappers(*parts, self._fail, owners),
             Resets(*parts, self._fail),
             Edits(*parts, self._fail),
-            Steps(*parts, self._fail, self._next_step),
+            Steps(*parts, straight, self._fail, self._next_step),
         ]
         if self._terms:
             self._switched.append(Terms(*parts, self._nodes, self._fail))
