@@ -165,6 +165,42 @@ def test_gradients_are_not_read_again_where_the_step_follows_at_once(
     assert looked_at == [WIDE * WIDE]
 
 
+@pytest.mark.parametrize("elements", [3, 40, 20_000])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128],
+    ids=str,
+)
+@pytest.mark.parametrize("detail", ["edges", "buffers"])
+def test_a_step_at_once_has_the_numbers_of_one_that_reads_again(
+    tmp_path: Path, elements: int, dtype: torch.dtype, detail: str
+) -> None:
+    weight = torch.randn(elements, dtype=dtype, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+
+    with tracer.Recorder(tmp_path / "run.trace", detail=detail):
+        for again in (False, True):
+            optimizer.zero_grad()
+            (weight * weight.detach().conj()).abs().sum().backward()
+            if not again:
+                optimizer.step()
+                continue
+            str(weight.grad)
+            optimizer.step()
+
+    with tracer.load(tmp_path / "run.trace") as trace:
+        at_once, again_read = (
+            [
+                trace.measurements(step)[reading.row]
+                for reading in trace.layout(step.layout).readings
+                if reading.moment == "consumed" and reading.row is not None
+            ]
+            for step in trace.steps
+        )
+    assert len(at_once) == 1
+    assert at_once == again_read
+
+
 def lines_of(function: Callable[..., Any]) -> list[int]:
     """Where `f_lasti` stands in each call of `mark` that a function makes."""
     found: list[int] = []

@@ -21,7 +21,7 @@ from tracer.record.hooks import Graph, Watch
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
 from tracer.record.layouts import describe_call, structure_of
-from tracer.record.measure import Shelf, quietly, shelf_for
+from tracer.record.measure import Shelf, can_be_put, identity, quietly, shelf_for
 from tracer.record.modules import Modules, variables
 from tracer.record.nodes import node_of
 from tracer.record.quiet import grad_of, is_leaf
@@ -81,8 +81,8 @@ class Running:
     batch: tuple[int, int] | None = None
     again: tuple[tuple[int, int], ...] = ()
     task: int = -1
-    taken_over: dict[int, tuple[tuple[Any, ...], int]] = field(default_factory=dict)
-    """The buffers that are the very tensor their leaf received: its identity, its row."""
+    found: dict[int, tuple[tuple[Any, ...], int]] = field(default_factory=dict)
+    """Of each buffer, as it was after the call: its `identity`, its row."""
     left: dict[int, Left] = field(default_factory=dict)
 
 
@@ -273,8 +273,15 @@ class BackwardCalls(Instrument):
             else:
                 form = self._journal.form(content)
                 running.readings.append(Reading(buffer, moment, form, row))
-                running.taken_over[buffer] = watch.arrived(index)
-        running.readings += read_buffers(left, moment, running.shelf, self._journal)
+                running.found[buffer] = (watch.arrived(index)[0], row)
+        rest = read_buffers(left, moment, running.shelf, self._journal)
+        running.readings += rest
+        if moment == "after":
+            leaves = dict(left)
+            for reading in rest:
+                content = grad_of(leaves[reading.buffer])
+                if content is not None and reading.row is not None:
+                    running.found[reading.buffer] = (identity(content), reading.row)
 
     def _end(self, running: Running, outcome: str, result: Any) -> None:
         try:
@@ -295,7 +302,8 @@ class BackwardCalls(Instrument):
         measured = running.shelf.fetch()
         running.left = {
             buffer: Left(same, measured.row(row))
-            for buffer, (same, row) in running.taken_over.items()
+            for buffer, (same, row) in running.found.items()
+            if can_be_put(same)
         }
         graph, request = running.graph, running.request
         structure = structure_of(graph, running.leaves, self._journal)

@@ -43,6 +43,7 @@ __all__ = [
     "BlindShelf",
     "Measured",
     "Shelf",
+    "can_be_put",
     "identity",
     "is_small",
     "is_transformed",
@@ -98,6 +99,11 @@ def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     version = -1 if tensor.is_inference() else tensor._version
     same = (tensor.data_ptr(), version, tensor.device, tensor.numel(), tensor.dtype)
     return same if tensor.is_contiguous() else (*same, tensor.shape, tensor.stride())
+
+
+def can_be_put(same: tuple[Any, ...]) -> bool:
+    """Whether a tensor of this `identity` can be put on a shelf, if its row is known."""
+    return len(same) == 4 and (same[2] > SMALL or same[3] in _MEASURED_AS_THEY_ARE)
 
 
 def is_small(same: tuple[Any, ...]) -> bool:
@@ -188,9 +194,9 @@ class Shelf:
         return self.put(same, known)
 
     def put(self, same: tuple[Any, ...], known: bytes) -> int:
-        """Take in an ordinary contiguous tensor, by its `identity`, of which the row is known."""
+        """Take in a tensor by its `identity`, of which the row is known: see `can_be_put`."""
         address, _, elements, dtype = same
-        number = self._number((elements, False, dtype in DOUBLES))
+        number = self._number((elements, dtype.is_complex, dtype in DOUBLES))
         self._stored.append(([number], known))
         if elements <= SMALL:
             self._small[number] = ctypes.string_at(address, elements * dtype.itemsize)

@@ -73,6 +73,8 @@ class Straight:
             return {}
         if threading.get_ident() != self._thread or not _is_first(hook):
             return {}
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return {}  # an exchange that nobody waits for writes when it likes
         if id(user) != self._frame or user.f_code is not self._code:
             return {}
         return left if is_straight(user.f_code, self._at, user.f_lasti) else {}
