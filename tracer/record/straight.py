@@ -45,39 +45,44 @@ class Left(NamedTuple):
     row: bytes
 
 
+class _Last(NamedTuple):
+    """A backward call that ended: whose frame, where in it, which thread, after how many events."""
+
+    frame: int
+    code: CodeType
+    at: int
+    thread: int
+    events: int
+    left: dict[int, Left]
+
+
 class Straight:
     """Remembers the last backward call until its step."""
 
     def __init__(self) -> None:
-        self._frame = 0
-        self._code: CodeType | None = None
-        self._at = -1
-        self._thread = 0
-        self._events = -1
-        self._left: dict[int, Left] = {}
+        self._last: _Last | None = None
 
     def leave(self, frame: FrameType | None, events: int, left: dict[int, Left]) -> None:
         """A call ends that was made from this frame, as the last of so many events."""
         user = _around(frame, BACKWARD)
         if user is None:
-            self._left = {}
-            return
-        self._frame, self._code, self._at = id(user), user.f_code, user.f_lasti
-        self._thread, self._events, self._left = threading.get_ident(), events, left
+            self._last = None
+        else:
+            at, thread = user.f_lasti, threading.get_ident()
+            self._last = _Last(id(user), user.f_code, at, thread, events, left)
 
     def arrive(self, frame: FrameType | None, events: int, hook: object) -> dict[int, Left]:
         """What is in the buffers still, as a step's hook is called from this frame; once only."""
-        left, self._left = self._left, {}
+        last, self._last = self._last, None
         user = _around(frame, STEP)
-        if not left or user is None or events != self._events:
+        if last is None or user is None or not _is_first(hook):
             return {}
-        if threading.get_ident() != self._thread or not _is_first(hook):
+        here = (id(user), user.f_code, threading.get_ident(), events)
+        if here != (last.frame, last.code, last.thread, last.events):
             return {}
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return {}  # an exchange that nobody waits for writes when it likes
-        if id(user) != self._frame or user.f_code is not self._code:
-            return {}
-        return left if is_straight(user.f_code, self._at, user.f_lasti) else {}
+        return last.left if is_straight(user.f_code, last.at, user.f_lasti) else {}
 
 
 def _around(frame: FrameType | None, files: frozenset[str]) -> FrameType | None:
