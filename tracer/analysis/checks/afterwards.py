@@ -38,7 +38,8 @@ def clip_before_unscale(case: Case) -> Iterator[Claim]:
     Their norm is that many times too large, so every step is cut down to max_norm, and the
     unscaling afterwards makes max_norm / scale of it.
 
-    Evidence: a clip with a coefficient below 1, then an unscaling of the same gradients. The factor
+    Evidence: a clip with a coefficient below 1, then an unscaling of the same gradients, by a
+    `GradScaler` or by hand (what multiplied the loss divides `.grad`). The factor
     is the coefficient that was applied over the one that would have been. Or a clip by value that
     changed them: it cuts at its bound over the scale, and there is no one factor.
 
@@ -49,7 +50,7 @@ def clip_before_unscale(case: Case) -> Iterator[Claim]:
             continue
         changes = account.entries[0].changes
         for place, change in enumerate(changes):
-            after = [c for c in changes[place + 1 :] if c.kind == "unscale"]
+            after = [c for c in changes[place + 1 :] if _unscales(account, c)]
             edit = case.books.archive.by_order.get(change.order)
             if not after or not isinstance(edit, Edit):
                 continue
@@ -57,6 +58,16 @@ def clip_before_unscale(case: Case) -> Iterator[Claim]:
                 yield _clipped_scaled(case, account, edit, change, after[0])
             elif change.kind == "clip_grad_value" and not is_same(change.factor, ONE):
                 yield _cut_scaled(case, account, edit, change, after[0])
+
+
+def _unscales(account: Account, change: Change) -> bool:
+    """Whether a change takes a loss scale out again: a GradScaler's, or one by hand."""
+    if change.kind == "unscale":
+        return True
+    if change.kind != "edit" or change.factor is None:
+        return False
+    scale = [f.value for row in account.rows for f in row.loss if f.kind == "scale"]
+    return any(s is not None and s > 1 and is_same(s * change.factor, ONE) for s in scale)
 
 
 def _clipped_scaled(

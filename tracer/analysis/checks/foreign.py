@@ -185,7 +185,7 @@ def _is_behind(case: Case, entry: Entry, before: Step | None, own: Entry) -> boo
     if before is None:
         return False
     behind = comes_after(case.trace, entry.source, before.source)
-    return bool(behind and comes_after(case.trace, before.source, own.source))
+    return bool(behind and not comes_after(case.trace, own.source, before.source))
 
 
 def _step_before(case: Case, step: Step, entry: Entry) -> Step | None:

@@ -42,6 +42,8 @@ class _Fate:
     """Where others of the line were consumed: how many were lost, and those the step took."""
     replaced: list[tuple[Reset, list[int], list[int], Step]] = field(default_factory=list)
     """Where a step took calls of other lines only: those that were lost, and those it took."""
+    unlearnt: list[tuple[Reset, list[int], Step]] = field(default_factory=list)
+    """Those of the lost after which a step found nothing in these buffers, whatever in others."""
 
 
 @check(
@@ -62,7 +64,8 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
     backward call and the step, which then finds nothing at all. Or each call is divided by k, or
     the step is made in every k-th turn of a loop, and of the k calls that a line makes before a
     step some are thrown away. Or a line's loss is thrown
-    away in every window, and what the step consumes is another loss.
+    away in every window, and what the step consumes is another loss; or every call that reaches
+    some parameters is, and the step has nothing for them (a loop over heads that empties in it).
 
     Silent: for buffers that are always emptied before their own backward: what was thrown away has
     moved something else (GAN), gave the gradient of an input, is a part of the loss that follows,
@@ -84,6 +87,8 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
                 continue
             if not usual and len(fate.idle) == len(fate.lost):
                 yield from _idle_steps(case, buffers, source, fate)
+            elif fate.unlearnt and not any(other.consumed for other in fates.values()):
+                yield from _never_learnt(case, buffers, source, fate)
             short = [(r, calls) for r, calls in fate.lost if len(calls) < usual]
             whole = [(r, calls) for r, calls in fate.lost if len(calls) >= usual]
             if not usual or len(fate.lost) >= len(fate.consumed):
@@ -127,6 +132,31 @@ def _idle_steps(
             [step.step],
             sum(s.optimizer == step.optimizer for s in case.trace.steps),
             remedy="empty the buffers after the step, or before the backward call",
+        )
+
+
+def _never_learnt(
+    case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
+) -> Iterator[Claim]:
+    """Every call that reaches these parameters is thrown away; the step has others' only."""
+    for reset, calls, step in fate.unlearnt:
+        windows = sum(s.optimizer == step.optimizer for s in case.trace.steps)
+        if len(fate.unlearnt) < windows or not _is_finite_at(case, calls[-1], buffers[0]):
+            continue
+        yield Claim(
+            f"{reset.by} throws away every backward call that reaches these parameters before the "
+            "step, which consumes the last one only: they never learn",
+            reset.source,
+            buffers,
+            None,
+            [
+                Proof(f"call {case.numbers[calls[-1]]}, not consumed", source),
+                Proof("emptied", reset.source),
+                Proof(f"{step.kind}.step", step.source),
+            ],
+            [step.step],
+            windows,
+            remedy="empty the buffers once, before the first backward() of the window",
         )
 
 
@@ -256,8 +286,12 @@ def _shares(case: Case, buffer: int, calls: Sequence[int]) -> Iterator[Exact]:
 
 def _consumes_nothing(case: Case, step: Step) -> bool:
     """Whether all buffers of a step are None or zero."""
-    found = (case.books.archive.reading(step, b, "consumed") for b in buffers_of(step))
-    return all(t is None or (t.measured is not None and is_zero(t.measured)) for t in found)
+    return all(_finds_nothing(case, step, buffer) for buffer in buffers_of(step))
+
+
+def _finds_nothing(case: Case, step: Step, buffer: int) -> bool:
+    found = case.books.archive.reading(step, buffer, "consumed")
+    return found is None or (found.measured is not None and is_zero(found.measured))
 
 
 def _is_finite_at(case: Case, call: int, buffer: int) -> bool:
@@ -305,12 +339,15 @@ def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
                 for call in pending:
                     fates[call.source].consumed[event.order] += 1
                 _note_idle(case, event, pending, thrown, fates)
+                if _finds_nothing(case, event, buffer):
+                    _note_unlearnt(event, pending, thrown, fates)
                 _note_beside(event, pending, thrown, fates)
                 pending, thrown = [], []
             elif (
                 isinstance(event, Step) and event.outcome == "done" and buffer in held[event.order]
             ):
                 _note_idle(case, event, pending, thrown, fates)
+                _note_unlearnt(event, pending, thrown, fates)
                 thrown = []
             elif isinstance(event, Edit) and event.kind == "step_skipped":
                 is_skipped = True
@@ -336,6 +373,18 @@ def _note_idle(
     if not pending and thrown and _consumes_nothing(case, step):
         for reset, source, calls in thrown:
             fates[source].idle.append((reset, calls, step))
+
+
+def _note_unlearnt(
+    step: Step,
+    pending: Sequence[Call],
+    thrown: Sequence[tuple[Reset, int | None, list[int]]],
+    fates: dict[int | None, _Fate],
+) -> None:
+    """Keep what was thrown away before a step that has nothing else for this buffer."""
+    if not pending and thrown:
+        reset, source, calls = thrown[-1]
+        fates[source].unlearnt.append((reset, calls, step))
 
 
 def _note_beside(
@@ -368,14 +417,17 @@ def _note_beside(
 def stepped_twice(case: Case) -> Iterator[Claim]:
     """The same gradient moves a parameter twice.
 
-    It is in two optimizers, or `optimizer.step()` is called beside `scaler.step(optimizer)`.
+    It is in two optimizers, or twice in the list that one was given, or `optimizer.step()` is
+    called beside `scaler.step(optimizer)`.
 
-    Evidence: two steps consume a buffer, and nothing was added to it or taken out in between: what
-    they find is the same, or a multiple (of a single number only the same).
+    Evidence: a group that holds a parameter twice. Or two steps consume a buffer, and nothing was
+    added to it or taken out in between: what they find is the same, or a multiple (of a single
+    number only the same).
 
     Silent: for an optimizer that calls another one inside its own step, and for steps with a
     closure.
     """
+    yield from _held_twice(case)
     archive = case.books.archive
     for members in _classes(case):
         buffer = max(members, key=lambda b: prod(case.trace.buffers[b].shape))
@@ -393,6 +445,26 @@ def stepped_twice(case: Case) -> Iterator[Claim]:
                 ):
                     yield _stepped_twice(case, last, event, members)
                 last = event
+
+
+def _held_twice(case: Case) -> Iterator[Claim]:
+    """Parameters that an optimizer was given twice."""
+    for kind in case.looked:
+        step = kind.first.step
+        twice = [buffer for buffer, count in Counter(buffers_of(step)).items() if count > 1]
+        if twice:
+            count = f"{len(twice)} parameter{'s' if twice[1:] else ''}"
+            yield Claim(
+                f"{step.kind} was given {count} twice, and moves each of them twice with one "
+                "gradient",
+                step.source,
+                twice,
+                Fraction(2),
+                [Proof(f"{step.kind}.step", step.source)],
+                kind.steps,
+                sum(s.optimizer == step.optimizer for s in case.trace.steps),
+                remedy="give each parameter once: take out what is shared",
+            )
 
 
 def _is_same(case: Case, buffer: int, first: Step, second: Step) -> bool:

@@ -89,15 +89,18 @@ def _aligned(
 ) -> tuple[list[Source], list[Source]]:
     """The frames of two lines from one place on: of a deep stack the outermost are not kept."""
     one, two = frames_of(trace, source), frames_of(trace, other)
-    if not one or not two or (one[0].file, one[0].function) == (two[0].file, two[0].function):
-        return one, two
-    for place, frame in enumerate(one):
-        if _place(frame) == _place(two[0]):
-            return one[place:], two
-    for place, frame in enumerate(two):
-        if _place(frame) == _place(one[0]):
-            return one, two[place:]
-    return one, two
+    shifts = [(one, two)]
+    shifts += [(one[n:], two) for n in range(1, len(one))]
+    shifts += [(one, two[n:]) for n in range(1, len(two))]
+    return max(shifts, key=lambda pair: _shared(*pair))  # the first of those that share most
+
+
+def _shared(one: list[Source], two: list[Source]) -> int:
+    """How many frames two ways have in common from their beginning."""
+    shared = 0
+    while shared < min(len(one), len(two)) and _place(one[shared]) == _place(two[shared]):
+        shared += 1
+    return shared
 
 
 def comes_after(trace: Trace, source: int | None, other: int | None) -> bool | None:
@@ -120,9 +123,7 @@ def parted(trace: Trace, source: int | None, other: int | None) -> tuple[list[st
     names of the functions that they are in.
     """
     one, two = _aligned(trace, source, other)
-    shared = 0
-    while shared < min(len(one), len(two)) and _place(one[shared]) == _place(two[shared]):
-        shared += 1
+    shared = _shared(one, two)
     one, two = one[shared:], two[shared:]
     common = 0
     if one and two and one[0].function == two[0].function:
