@@ -35,6 +35,7 @@ from tests.ranks.trainings import (
     tensor_parallel,
     times_world,
     uneven,
+    zero_redundancy,
 )
 
 Train = Callable[[Work], None]
@@ -278,6 +279,7 @@ CASES = (
     Case("different seeds", "parameters-differ", averaged_by_hand(is_handed_round=False)),
     Case("different seeds, handed round", None, averaged_by_hand(is_handed_round=True)),
     Case("the same samples", "same-data", ddp(), is_shared_batch=True),
+    Case("ZeRO", None, zero_redundancy),
     Case("the default", None, ddp()),
     Case("accumulation with no_sync", None, no_sync, calls=2),
     Case("accumulation that exchanges each call", None, ddp(), calls=2),

@@ -47,3 +47,12 @@ def test_a_mistake_is_found_by_its_check_alone_and_correct_code_by_none(
 
 def test_each_check_of_ranks_has_a_mistake_to_find() -> None:
     assert set(OF_RANKS) == {case.slug for case in CASES if case.slug}
+
+
+@pytest.mark.parametrize("seen_from", range(WORLD))
+def test_a_step_that_others_make_a_part_of_is_no_second_one(folder: Path, seen_from: int) -> None:
+    """ZeroRedundancyOptimizer: the optimizer of its own part finds what it found."""
+    with load(file_of_rank(folder / "ZeRO" / "run.trace", seen_from)) as trace:
+        found = examine([Case(trace)]).findings
+
+    assert {finding.check for finding in found} & {"missing-zero-grad", "stepped-twice"} == set()

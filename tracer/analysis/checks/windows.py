@@ -50,12 +50,20 @@ def buffers_of(step: Step) -> list[int]:
 
 
 def windows_of(trace: Trace) -> list[Window]:
-    """The window of every step that was not left by an exception, in order."""
+    """The window of every step that was not left by an exception, in order.
+
+    A step inside another one that read its buffers is a part of it: ZeRO has others do its work.
+    """
     events = trace.events
     last: dict[int, int] = {}
+    read: dict[int, int] = {}
     found: list[Window] = []
     for place, event in enumerate(events):
         if isinstance(event, Step) and event.outcome == "done":
+            if read.get(event.step, event.optimizer) != event.optimizer:
+                continue
+            if trace.layout(event.layout).readings:
+                read[event.step] = event.optimizer
             begin = last.get(event.optimizer, -1) + 1
             end = place + 1
             if not trace.layout(event.layout).readings:  # a closure: its calls come after
