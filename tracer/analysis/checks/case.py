@@ -150,6 +150,16 @@ class Case:
             counts[kind.first.step.optimizer] += len(kind.windows)
         return counts
 
+    @cached_property
+    def clipped(self) -> set[int]:
+        """The optimizers before which a clip by norm had something to do, in any window."""
+        return {
+            account.owner
+            for account in self.accounts
+            for entry in account.entries
+            if any(change.kind == "clip_grad_norm" for change in entry.changes)
+        }
+
     def _accounts(self, kind: Kind) -> Iterator[Account]:
         step = kind.first.step
         alike: dict[object, list[tuple[int, Ledger]]] = defaultdict(list)

@@ -47,11 +47,12 @@ def adam_hides_factor(case: Case) -> Iterator[Claim]:
 
     Evidence: a finding with a constant factor, and Adam or one of its kin.
 
-    Silent: without such a finding, and for SGD.
+    Silent: without such a finding, for SGD, and where a clip by norm comes before.
     """
     for finding, account in _factors(case):
         optimizer = account.optimizer
-        if optimizer is not None and optimizer.is_adaptive:
+        is_clipped = account.owner in case.clipped
+        if optimizer is not None and optimizer.is_adaptive and not is_clipped:
             eps = optimizer.options.get("eps")
             besides = f", but for eps {eps:g}" if isinstance(eps, float) else ""
             yield Claim(

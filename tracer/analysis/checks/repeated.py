@@ -149,7 +149,7 @@ def _said_of(case: Case, stream: _Stream) -> tuple[list[str], list[str]]:
 def _sees_factor(case: Case, account: Account) -> bool:
     """Whether a factor of the gradient changes the steps of an optimizer."""
     own = [a for a in case.accounts if a.kind is account.kind and a.owner == account.owner]
-    return any(_is_seen(one) for one in own)
+    return account.owner in case.clipped or any(_is_seen(one) for one in own)
 
 
 def _is_seen(account: Account) -> bool:
@@ -158,8 +158,7 @@ def _is_seen(account: Account) -> bool:
         return False
     if not optimizer.is_adaptive:
         return True
-    clips = any(c.kind == "clip_grad_norm" for e in account.entries for c in e.changes)
-    return clips or added_decay(optimizer) > 0
+    return added_decay(optimizer) > 0
 
 
 def _is_sum(rows: Sequence[Row]) -> bool:

@@ -8,9 +8,10 @@ from fractions import Fraction
 from tracer.analysis.checks.case import Account, Case
 from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.registry import check
-from tracer.analysis.checks.weights import is_known, terms_of
+from tracer.analysis.checks.weights import is_known, shared_clip, terms_of
 from tracer.analysis.exact import is_same, said, total
 from tracer.analysis.ledger import Row
+from tracer.semantics.effects import Exact
 
 SECTION = "Data parallel"
 ONE = Fraction(1)
@@ -51,15 +52,20 @@ def replica_losses_summed(case: Case) -> Iterator[Claim]:
     The gradient is as many times the mean as there are replicas: it changes with the machine.
 
     Evidence: as many reductions before the gather as replicas, the items of each with weights that
-    come to 1.
+    come to 1, or to 1/k where k calls of a window are each divided by k and the script takes a sum.
 
     Silent: when they are averaged, when the loss is taken after the gather, and for sums.
     """
     for account, rows in _by_replica(case):
-        totals = [row.total for row in rows if row.total is not None]
-        if any(not is_same(one, ONE) for one in totals) or _is_sum(rows):
+        if _is_sum(rows):
             continue
         count = len({row.replica for row in rows})
+        totals = [_unclipped_total(row) for row in rows]
+        calls = len({row.call for row in account.rows if row.term == rows[0].term})
+        is_shared_out = calls not in (1, count) and _are_added(rows, count)
+        wholes = (ONE, Fraction(1, calls)) if is_shared_out else (ONE,)
+        if not any(all(is_same(one, whole) for one in totals) for whole in wholes):
+            continue
         optimizer = account.optimizer
         is_hidden = optimizer is not None and optimizer.is_adaptive
         severity: Severity = "note" if is_hidden else "warning"
@@ -77,6 +83,18 @@ def replica_losses_summed(case: Case) -> Iterator[Claim]:
             case.looked_at(account),
             severity,
         )  # fmt: skip
+
+
+def _unclipped_total(row: Row) -> Exact:
+    clip, whole = shared_clip(row), row.total or Fraction(0)
+    return whole / clip if clip else whole
+
+
+def _are_added(rows: Sequence[Row], replicas: int) -> bool:
+    """Whether the script sums over what the replicas returned."""
+    return all(
+        any(r.kind == "sum" and r.over == replicas for r in row.reductions[:-1]) for row in rows
+    )
 
 
 def _is_sum(rows: Sequence[Row]) -> bool:
