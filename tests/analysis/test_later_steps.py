@@ -76,3 +76,17 @@ def test_what_is_said_of_one_parameter_holds_for_all_beside_it(tmp_path: Path) -
             for group in groups
         }
     assert found == {("0.bias", "0.weight"): 0.01, ("2.bias",): 0.1, ("2.weight",): 0.1}
+
+
+def test_what_adam_is_not_said_to_do_does_not_part_parameters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with tracer.Recorder(tmp_path / "run.trace"):
+        layers = [torch.nn.Linear(3, 3) for _ in range(3)]
+        groups = [{"params": one.parameters(), "lr": 10.0**-n} for n, one in enumerate(layers)]
+        optimizer = torch.optim.AdamW(groups)
+        torch.nn.Sequential(*layers)(torch.randn(6, 3)).square().mean().backward()
+        optimizer.step()
+
+    with tracer.load(tmp_path / "run.trace") as trace:
+        (group,) = Explainer(trace).overview().groups
+    assert len(group.members) == 6

@@ -246,3 +246,22 @@ def test_new_items_on_a_retained_graph_are_items_of_their_own(tmp_path: Path) ->
     found = explain(script, tmp_path)
 
     assert [term.items for term in found.verdict.terms] == [8, 8]
+
+
+def test_a_running_total_that_is_sent_again_and_again_has_no_weights_that_are_known(
+    tmp_path: Path,
+) -> None:
+    def script() -> None:
+        model = Line()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        whole = torch.zeros((), dtype=torch.float64)
+        for x, y in (data(4), data(4), data(4)):
+            whole = whole + F.mse_loss(model(x), y)
+            whole.backward(retain_graph=True)
+        optimizer.step()
+
+    found = explain(script, tmp_path)
+
+    assert found.verdict.words == (
+        "not known: several losses are sent backward again together, over one graph"
+    )

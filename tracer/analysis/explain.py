@@ -307,11 +307,18 @@ def _grouped(found: Sequence[Explanation]) -> tuple[Group, ...]:
         # An optimizer that steps inside the call takes each parameter in a step of its own.
         moment = ("inside", inside) if inside else ("step", step.order if step else None)
         # What is said of one is said of all: their lr, their decay, their other steps.
-        told = (repr(one.optimizer), tuple(note.words for note in one.notes))
+        told = (_told_of(one.optimizer), tuple(note.words for note in one.notes))
         key = (moment, one.ledger.fill, one.verdict.signature, told)
         groups.setdefault(key, []).append(one)
     made = [Group(members[0].verdict, tuple(members)) for members in groups.values()]
     return tuple(sorted(made, key=_rank))
+
+
+def _told_of(optimizer: Optimizer | None) -> str:
+    """What is said of an optimizer: of one that divides by the size of the gradient, no lr."""
+    if optimizer is not None and optimizer.is_adaptive:
+        return optimizer.kind
+    return repr(optimizer)
 
 
 def _rank(group: Group) -> tuple[bool, int, int, int]:

@@ -494,6 +494,9 @@ def _term_verdict(term: Term, rows: list[Row], ledger: Ledger, trace: Trace) -> 
     return replace(verdict, calls=axis, rows=tuple(every))
 
 
+SENT_AGAIN = "several losses are sent backward again together, over one graph"
+
+
 def _once(rows: list[Row]) -> list[Row]:
     """Items that several calls sent backward over one graph once, with all of their weight."""
     if not any(row.again for row in rows):
@@ -507,6 +510,8 @@ def _once(rows: list[Row]) -> list[Row]:
             found[place].remove(before)
             weights = [w for w in (before.weight, row.weight) if w is not None]
             row = replace(row, weight=total(weights))
+        elif sent:
+            row = replace(row, unknown=row.unknown or SENT_AGAIN)
         found.setdefault((row.call, row.rank, row.replica), []).append(row)
     return [row for several in found.values() for row in several]
 
