@@ -147,11 +147,12 @@ def _reaches_any(case: Case, entry: Entry, step: Step) -> bool:
 
 def _left_overs(case: Case) -> Iterator[Claim]:
     """Calls after the end of a window that the next one takes with its own."""
+    ways = {id(account): _ways_of(case, account) for account in case.accounts}
     for account in case.accounts:
         step = account.ledger.step
         if step is None:
             continue
-        strangers = _strangers(case, account)
+        strangers = _strangers(case, account, ways)
         own = [e for e in account.fresh if way_to(case.trace, e.source) not in strangers]
         for entry in account.fresh:
             later = [e for e in own if (e.call or 0) > (entry.call or 0)]
@@ -165,11 +166,13 @@ def _left_overs(case: Case) -> Iterator[Claim]:
                     yield _left_over(case, account, step, entry, before, later[0])
 
 
-def _strangers(case: Case, account: Account) -> set[Way]:
+def _strangers(case: Case, account: Account, all_ways: dict[int, set[Way]]) -> set[Way]:
     """The calls that other windows of the optimizer do not have, by their lines and callers."""
-    ways = _ways_of(case, account)
+    ways = all_ways[id(account)]
+    if len(ways) < 2:
+        return set()
     others = [
-        _ways_of(case, other)
+        all_ways[id(other)]
         for other in case.accounts
         if other.owner == account.owner and set(other.buffers) & set(account.buffers)
     ]
