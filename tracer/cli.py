@@ -86,11 +86,16 @@ def _damage(words: list[str]) -> TracerError | None:
 
 def _dispatch(words: list[str]) -> int:
     name = next((word for word in words if not word.startswith("-")), "")
-    parser = _parser(name)
+    parser, chosen = _parsers(name)
     if not words:
         parser.print_help()
         return 2
-    options = parser.parse_args(words)
+    if chosen is None or name == "trace" or words[0] != name:
+        options = parser.parse_args(words)
+    else:
+        # `explain TRACE --step 3 PARAMETER` too, which argparse alone does not take. Not `trace`:
+        # what follows the script is the script's.
+        options = chosen.parse_intermixed_args(words[1:], argparse.Namespace(command=name))
     command = _command(options.command)
     if options.command == "trace":
         return command.run(options)  # the script's objects are collected as Python would
@@ -113,8 +118,8 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _parser(chosen: str) -> Parser:
-    """All commands by name; the options of the chosen one only."""
+def _parsers(chosen: str) -> tuple[Parser, Parser | None]:
+    """All commands by name, and the chosen one, which alone has its options."""
     parser = Parser(
         prog="gradtrace",
         description="Shows where PyTorch sums gradients and where it averages them.",
@@ -127,7 +132,7 @@ def _parser(chosen: str) -> Parser:
         command.allow_abbrev = False
         if name == chosen:
             _command(name).add_options(command)
-    return parser
+    return parser, commands.choices.get(chosen)
 
 
 def _sentence(line: str) -> str:

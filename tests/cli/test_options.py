@@ -55,6 +55,17 @@ def test_the_three_ways_to_call_it_are_the_same(folder: Folder) -> None:
     assert folder.python("-c", console, "--version", environment=environment) == shim
 
 
+def test_options_may_stand_anywhere_among_what_a_command_reads(folder: Folder) -> None:
+    folder.write("script.py", TRAINING + "step()\n")
+    assert folder.traced("script.py").code == 0
+
+    behind = folder.cli("explain", "script.trace", "weight", "--step", "1")
+
+    assert behind.code == 0
+    assert folder.cli("explain", "script.trace", "--step", "1", "weight") == behind
+    assert folder.cli("explain", "--step", "1", "script.trace", "weight") == behind
+
+
 def test_no_command_shows_what_there_is(folder: Folder) -> None:
     ended = folder.cli()
 
