@@ -154,6 +154,26 @@ def memory(names: Iterable[str]) -> Results:
     return {**results, "chain": per_node}
 
 
+def nodes(folder: Path) -> Results:
+    """What a node more costs, over four sizes of a chain: the same where the cost is linear."""
+    results: Results = {}
+    print(f"\n{'a call over a chain':36}{'untraced':>12}{'recorded':>12}{'a node more':>14}")
+    for length in (5_000, 10_000, 20_000, 40_000, 80_000):
+        step = chain(length)()
+        found = compare(
+            Workload("", lambda step=step: step, 1), step,
+            lambda: recording("edges", folder / "a.trace"), 5,
+        )  # fmt: skip
+        results[str(length)] = {**found, "node_us": 1e3 * found["extra_ms"] / length}
+        print(
+            f"{f'{length:,} multiplications':36}{found['step_ms']:10.0f}ms"
+            f"{found['step_ms'] + found['extra_ms']:10.0f}ms"
+            f"{results[str(length)]['node_us']:12.1f}us",
+            flush=True,
+        )
+    return results
+
+
 def contributions(trace: tracer.Trace) -> int:
     return sum(len(trace.layout(call.layout).contributions) for call in trace.calls)
 
@@ -210,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads, by comma")
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--parts", default="time,memory,bytes,peers", help="by comma")
+    parser.add_argument("--parts", default="time,nodes,memory,bytes,peers", help="by comma")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--alone", nargs=3, metavar=("NAME", "LEVEL", "STEPS"))
     options = parser.parse_args()
@@ -219,6 +239,8 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     names, parts = options.only.split(","), options.parts.split(",")
+    if unknown := set(names) - set(WORKLOADS):
+        parser.error(f"no workload is called {min(unknown)}; known are {', '.join(WORKLOADS)}")
     results: Results = {"torch": str(torch.__version__), "python": sys.version.split()[0]}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -226,6 +248,7 @@ def main() -> None:
         steady = [name for name in names if name in STEADY]
         jobs: dict[str, Callable[[], Results]] = {
             "time": lambda: times(names, options.pairs, folder),
+            "nodes": lambda: nodes(folder),
             "memory": lambda: memory(large),
             "bytes": lambda: sizes(steady, folder),
             "peers": lambda: rivals(steady, options.pairs, folder),
