@@ -61,6 +61,17 @@ def test_a_sum_over_elements_averaged_over_samples(tmp_path: Path) -> None:
     assert "the sum of its 4 elements" in found.verdict.words
 
 
+def test_a_multiple_of_such_a_mean_is_one_of_samples(tmp_path: Path) -> None:
+    found = explain(
+        train(8, outputs=4, loss=lambda p, y: 2 * (p - y).square().sum(1).mean()), tmp_path
+    )
+
+    assert weights(found) == [(32, Fraction(1, 4))]
+    assert found.verdict.words == (
+        "2 x the mean over all 8 samples, each the sum of its 4 elements"
+    )
+
+
 def test_successive_means_multiply(tmp_path: Path) -> None:
     found = explain(
         train(8, outputs=4, loss=lambda p, y: (p - y).square().mean(1).mean()), tmp_path

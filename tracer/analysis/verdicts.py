@@ -552,6 +552,9 @@ def _whole(rows: Sequence[Row], items: int, whole: Exact) -> tuple[str, str, str
     if _is_sum(rows):
         return _scaled_sum(weight, whole, f"over {everything}{_each(rows)}", "item")
     unit = samples[2:] if samples else ("item", weight)
+    if samples and all(row.samples and row.samples.inside == "sum" for row in rows):
+        # Sums of elements that are averaged: "2 x the mean over 8 samples", not 960 x over 3,840.
+        return "scaled-mean", *samples[1:]
     words = f"{said(whole)} x the mean gradient, over {everything}{_each(rows)}"
     return "scaled-mean", words, *unit
 
