@@ -8,7 +8,6 @@ so; only a sound one may show a fault of ours.
 
 from __future__ import annotations
 
-import glob
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 
 from tracer.errors import TraceUnreadable
 from tracer.events import ROW_WIDTH, SMALL
-from tracer.runfiles import files_of_job
+from tracer.runfiles import files_named
 from tracer.tracefile import CHECKSUM, SCHEMA, checksum, is_trace
 
 __all__ = ["damage_among", "damage_of"]
@@ -145,15 +144,12 @@ def damage_among(words: Iterable[str]) -> TraceUnreadable | None:
     return None
 
 
-def _named(word: str) -> Iterator[Path]:
-    """The files that a word may name, of a job those of all ranks."""
+def _named(word: str) -> list[Path]:
+    """The files that a word names, of a job those of all ranks; none where it is no path."""
     try:
-        path = Path(word)
-        yield from sorted(path.glob("*.trace")) if path.is_dir() else files_of_job(path)
-        if glob.has_magic(word):
-            yield from map(Path, sorted(glob.glob(word)))
-    except (OSError, ValueError):  # no path at all
-        return
+        return files_named(word)
+    except (OSError, ValueError):
+        return []
 
 
 def damage_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from tracer.errors import TraceUnreadable
 from tracer.events import RunInfo
 from tracer.tracefile import Trace, load
 
-__all__ = ["Run", "file_of_rank", "files_of_job", "load_run", "ranks_of_job", "siblings_of"]
+__all__ = ["Run", "file_of_rank", "files_named", "load_run", "ranks_of_job", "siblings_of"]
 
 RANKED = re.compile(r"(?P<stem>.*)\.rank(?P<rank>\d+)(?P<ending>\.[^.]*)")
 
@@ -94,12 +94,26 @@ def load_run(path: str | Path) -> Run:
     Raises:
         TraceUnreadable: nothing there can be read, or it belongs to several jobs (several-runs).
     """
-    text = str(path)
-    if Path(path).is_dir():
-        return _one_job(Path(path), sorted(Path(path).glob("*.trace")))
-    if glob.has_magic(text) and not Path(path).exists():
-        return _one_job(Path(path), sorted(map(Path, glob.glob(text))), only_these=True)
-    return _run_of(Path(path))
+    place = Path(path)
+    if place.is_dir():
+        return _one_job(place, files_named(path))
+    if _is_pattern(path):
+        return _one_job(place, files_named(path), only_these=True)
+    return _run_of(place)
+
+
+def files_named(path: str | Path) -> list[Path]:
+    """What `load_run` may read of a path: of a file itself first, then those of other ranks."""
+    place = Path(path)
+    if place.is_dir():
+        return sorted(place.glob("*.trace"))
+    if _is_pattern(path):
+        return sorted(map(Path, glob.glob(str(path))))
+    return [place, *_neighbours(place)]
+
+
+def _is_pattern(path: str | Path) -> bool:
+    return glob.has_magic(str(path)) and not Path(path).exists()
 
 
 def _run_of(path: Path) -> Run:
@@ -112,11 +126,6 @@ def _run_of(path: Path) -> Run:
             raise
         trace = neighbour
     return _with_siblings(trace)
-
-
-def files_of_job(path: Path) -> list[Path]:
-    """A trace file, and after it those that are called like it with the number of another rank."""
-    return [path, *_neighbours(path)]
 
 
 def _neighbours(path: Path, itself: bool = False) -> list[Path]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
 from typing import Any
 
 from tracer.analysis.diff.difference import Difference, Exhibit
@@ -14,9 +12,8 @@ from tracer.analysis.diff.sides import Side
 from tracer.analysis.diff.stages import Cell, Parting, Stage
 from tracer.analysis.diff.timeline import Comparison, Match
 from tracer.analysis.diff.updates import Update
-from tracer.analysis.exact import said
-from tracer.semantics.effects import Exact
 from tracer.views.diff_headline import headline
+from tracer.views.json_text import exact_document
 
 __all__ = ["SCHEMA", "difference_document"]
 
@@ -70,7 +67,7 @@ def _moment(moment: Comparison) -> Document:
         "kind": "step" if moment.is_step else "filling",
         "is_proportional": moment.is_proportional, "is_same": moment.is_same,
         "factors": [
-            {"factor": _exact(cluster.factor), "parameters": len(cluster.members)}
+            {"factor": exact_document(cluster.factor), "parameters": len(cluster.members)}
             for cluster in moment.clusters
         ],
         "compared": len(moment.compared), "parameters": len(moment.matches),
@@ -83,10 +80,10 @@ def _match(match: Match) -> Document:
     is_compared = relation.kind in ("multiple", "near", "different")
     return {
         "a": match.pair.name_a, "b": match.pair.name_b, "relation": relation.kind,
-        "factor": _exact(relation.factor) if relation.kind == "multiple" else None,
-        "apart": _real(relation.off) if is_compared else None,
+        "factor": exact_document(relation.factor) if relation.kind == "multiple" else None,
+        "apart": relation.off if is_compared else None,
         "cosine": _cosine(relation.cosine),
-        "norm_a": _real(relation.norms[0]), "norm_b": _real(relation.norms[1]),
+        "norm_a": relation.norms[0], "norm_b": relation.norms[1],
     }  # fmt: skip
 
 
@@ -94,7 +91,8 @@ def _update(update: Update) -> Document:
     one = update.updates
     return {
         "kind": one.kind, "optimizer_a": one.kinds[0], "optimizer_b": one.kinds[1],
-        "is_same": one.is_same, "ratio": _exact(one.ratio), "lr_a": one.lr[0], "lr_b": one.lr[1],
+        "is_same": one.is_same, "ratio": exact_document(one.ratio),
+        "lr_a": one.lr[0], "lr_b": one.lr[1],
         "decay_a": one.decay[0], "decay_b": one.decay[1],
         "momentum_a": one.momentum[0], "momentum_b": one.momentum[1],
         "options": [{"name": name, "a": a, "b": b} for name, a, b in one.options],
@@ -123,13 +121,13 @@ def _parting(parting: Parting, found: Difference) -> Document:
     first = parting.first
     return {
         "first": None if first is None else first.name,
-        "ratio": _exact(parting.ratio),
-        "unit_weight_a": _exact(parting.a.unit_weight), "unit_a": parting.a.unit,
-        "unit_weight_b": _exact(parting.b.unit_weight), "unit_b": parting.b.unit,
+        "ratio": exact_document(parting.ratio),
+        "unit_weight_a": exact_document(parting.a.unit_weight), "unit_a": parting.a.unit,
+        "unit_weight_b": exact_document(parting.b.unit_weight), "unit_b": parting.b.unit,
         "stages": [_stage(stage, found) for stage in parting.stages],
         "weighings": [
-            {"call": w.call, "rank": w.rank, "items": w.items, "a": _exact(w.a), "b": _exact(w.b),
-             "ratio": _exact(w.ratio)}
+            {"call": w.call, "rank": w.rank, "items": w.items,
+             "a": exact_document(w.a), "b": exact_document(w.b), "ratio": exact_document(w.ratio)}
             for w in parting.weighings
         ],
         "spreads": None if parting.spreads is None else list(parting.spreads),
@@ -139,7 +137,7 @@ def _parting(parting: Parting, found: Difference) -> Document:
 
 def _stage(stage: Stage, found: Difference) -> Document:
     return {
-        "name": stage.name, "ratio": _exact(stage.ratio), "parts": stage.parts,
+        "name": stage.name, "ratio": exact_document(stage.ratio), "parts": stage.parts,
         "a": _cell(stage.a, found.a), "b": _cell(stage.b, found.b),
     }  # fmt: skip
 
@@ -147,7 +145,7 @@ def _stage(stage: Stage, found: Difference) -> Document:
 def _cell(cell: Cell, side: Side) -> Document:
     between = cell.between or (None, None)
     return {
-        "words": cell.words, "factor": _exact(cell.factor), **_place(side, cell.source),
+        "words": cell.words, "factor": exact_document(cell.factor), **_place(side, cell.source),
         "after": _place(side, between[0]), "before": _place(side, between[1]),
     }  # fmt: skip
 
@@ -159,17 +157,3 @@ def _place(side: Side, source: int | None) -> Document:
 
 def _cosine(cosine: Cosine | None) -> Document | None:
     return None if cosine is None else {"value": cosine.value, "error": cosine.error}
-
-
-def _exact(value: Exact | None) -> Document | None:
-    """A factor as a number and as text; `is_exact` tells a fraction from a measured number."""
-    if value is None:
-        return None
-    return {
-        "value": _real(float(value)), "text": said(value), "is_exact": isinstance(value, Fraction),
-    }  # fmt: skip
-
-
-def _real(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

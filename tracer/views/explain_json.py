@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 from tracer.analysis.axis import Axis
 from tracer.analysis.chain import Link
-from tracer.analysis.exact import said
 from tracer.analysis.explain import Explanation, Overview
 from tracer.analysis.history import Change, Shared
 from tracer.analysis.ledger import Row
@@ -17,8 +14,8 @@ from tracer.analysis.notes import Note
 from tracer.analysis.shares import TermShare
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import TermVerdict
-from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
+from tracer.views.json_text import exact_document
 
 __all__ = ["SCHEMA", "explanation_document", "overview_document"]
 
@@ -48,8 +45,7 @@ def overview_document(overview: Overview, trace: Trace) -> Document:
             {
                 **_explanation(group.members[0], trace, is_whole=False),
                 "parameters": [
-                    {"name": one.name, "norm": _real(one.ledger.norm),
-                     "balance": _real(one.balance)}
+                    {"name": one.name, "norm": one.ledger.norm, "balance": one.balance}
                     for one in group.members
                 ],
             }
@@ -64,13 +60,13 @@ def _explanation(one: Explanation, trace: Trace, *, is_whole: bool) -> Document:
         "name": one.name,
         "step": None if step is None else step.step,
         "filling": one.ledger.fill,
-        "norm": _real(one.ledger.norm),
+        "norm": one.ledger.norm,
         "answer": one.verdict.words,
         "axes": [_axis(axis, trace) for axis in one.verdict.axes],
         "losses": [_term(term, optimizer.lr if optimizer else None) for term in one.verdict.terms],
         "rows": [_row(row, trace) for row in one.ledger.rows],
         "optimizer": None,
-        "balance": _real(one.balance),
+        "balance": one.balance,
         "notes": [_note(note, trace) for note in one.notes],
         "terms": {
             "missing": one.terms.missing or None,
@@ -92,8 +88,8 @@ def _term_share(term: TermShare, trace: Trace) -> Document:
     sources = [loss.source for loss in term.losses] or [term.source]
     items = [loss.items for loss in term.losses]
     return {
-        "share": _real(term.share.value), "share_error": _real(term.share.error),
-        "norm": _real(term.norm), **_place(sources[0], trace),
+        "share": term.share.value, "share_error": term.share.error,
+        "norm": term.norm, **_place(sources[0], trace),
         "items": [_place(source, trace) for source in items],
     }  # fmt: skip
 
@@ -112,22 +108,6 @@ def _place(source: int | None, trace: Trace) -> Document:
     return {"file": found.file if found else None, "line": found.line if found else None}
 
 
-def _real(value: float | None) -> float | None:
-    """JSON has no NaN."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _exact(value: Exact | None) -> Document | None:
-    """A factor as a number and as text; `is_exact` tells a fraction from a measured number."""
-    if value is None:
-        return None
-    return {
-        "value": _real(float(value)),
-        "text": said(value),
-        "is_exact": isinstance(value, Fraction),
-    }
-
-
 def _axis(axis: Axis, trace: Trace) -> Document:
     return {
         "axis": axis.name, "verdict": axis.verdict, "words": axis.words, "note": axis.note,
@@ -138,11 +118,11 @@ def _axis(axis: Axis, trace: Trace) -> Document:
 def _term(term: TermVerdict, lr: float | None) -> Document:
     weight = term.unit_weight
     return {
-        "kind": term.kind, "words": term.words, "items": term.items, "total": _exact(term.total),
-        "weight": _exact(term.weight), "ratio": _real(term.ratio), "unit": term.unit,
-        "least": _real(term.least), "largest": _real(term.largest),
-        "unit_weight": _exact(weight),
-        "effective_step": None if weight is None or lr is None else _real(lr * float(weight)),
+        "kind": term.kind, "words": term.words, "items": term.items,
+        "total": exact_document(term.total), "weight": exact_document(term.weight),
+        "ratio": term.ratio, "unit": term.unit, "least": term.least, "largest": term.largest,
+        "unit_weight": exact_document(weight),
+        "effective_step": None if weight is None or lr is None else lr * float(weight),
         "unknown": term.unknown,
     }  # fmt: skip
 
@@ -155,11 +135,11 @@ def _row(row: Row, trace: Trace) -> Document:
         "items": row.items, "masked": row.masked,
         "samples": samples.count if samples else None,
         "elements_per_sample": samples.each if samples else None,
-        "weight_at_loss": _exact(row.weight_at_loss), "weight": _exact(row.weight),
-        "total": _exact(row.total), "is_uneven": row.is_uneven,
-        "least": _real(row.least), "largest": _real(row.largest),
-        "own_least": _real(row.own.least) if row.own else None,
-        "own_largest": _real(row.own.largest) if row.own else None,
+        "weight_at_loss": exact_document(row.weight_at_loss), "weight": exact_document(row.weight),
+        "total": exact_document(row.total), "is_uneven": row.is_uneven,
+        "least": row.least, "largest": row.largest,
+        "own_least": row.own.least if row.own else None,
+        "own_largest": row.own.largest if row.own else None,
         "loss_factors": [_factor(factor, trace) for factor in row.loss],
         "later_factors": [_factor(factor, trace) for factor in row.after],
         "reductions": [
@@ -172,7 +152,7 @@ def _row(row: Row, trace: Trace) -> Document:
 
 def _factor(factor: Factor, trace: Trace) -> Document:
     return {
-        "kind": factor.kind, "factor": _exact(factor.value), "words": factor.words,
+        "kind": factor.kind, "factor": exact_document(factor.value), "words": factor.words,
         "is_measured": factor.is_measured, "is_rough": factor.is_rough,
         **_place(factor.source, trace),
     }  # fmt: skip
@@ -194,10 +174,10 @@ def _history(one: Explanation, trace: Trace) -> Document:
                     (r.number for r in one.ledger.rows
                      if (r.call, r.rank) == (entry.call, entry.rank)), None,
                 ),
-                "norm": _real(entry.tensor.measured.norm)
+                "norm": entry.tensor.measured.norm
                 if entry.tensor and entry.tensor.measured else None,
-                "share": None if share is None else _real(share.value),
-                "share_error": None if share is None else _real(share.error),
+                "share": None if share is None else share.value,
+                "share_error": None if share is None else share.error,
                 "changes": [_change(change, trace) for change in entry.changes],
                 "consumed_before": len(entry.consumed[:-1]),
                 **_place(entry.source, trace),
@@ -209,16 +189,16 @@ def _history(one: Explanation, trace: Trace) -> Document:
 
 def _shared(shared: Shared, trace: Trace) -> Document:
     return {
-        "by": shared.by, "operation": shared.operation, "factor": _exact(shared.factor),
+        "by": shared.by, "operation": shared.operation, "factor": exact_document(shared.factor),
         "ranks": list(shared.ranks), "missing": list(shared.missing),
-        "without": list(shared.without), "error": _real(shared.error),
+        "without": list(shared.without), "error": shared.error,
         "simulated": shared.is_simulated, **_place(shared.source, trace),
     }  # fmt: skip
 
 
 def _change(change: Change, trace: Trace) -> Document:
     return {
-        "kind": change.kind, "factor": _exact(change.factor), "words": change.words,
+        "kind": change.kind, "factor": exact_document(change.factor), "words": change.words,
         "is_announced": change.is_announced, **_place(change.source, trace),
     }  # fmt: skip
 
@@ -226,8 +206,8 @@ def _change(change: Change, trace: Trace) -> Document:
 def _link(link: Link, trace: Trace) -> Document:
     return {
         "node": link.name, "called": link.called, "effect": link.effect,
-        "factor": _exact(link.factor), "norm": _real(link.norm), "fan_in": link.fan_in,
+        "factor": exact_document(link.factor), "norm": link.norm, "fan_in": link.fan_in,
         "branches": link.branches,
-        "shares": [{"share": _real(s.value), "share_error": _real(s.error)} for s in link.shares],
+        "shares": [{"share": s.value, "share_error": s.error} for s in link.shares],
         **_place(link.source, trace),
     }  # fmt: skip
