@@ -79,8 +79,7 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
         for source, fate in fates.items():
             if source not in used and len(fate.replaced) == len(fate.lost):
                 yield from _replaced(case, buffers, source, fate)
-            sizes = fate.consumed.values()
-            usual = max(sizes, default=0)
+            usual = max(fate.consumed.values(), default=0)
             cut = list(_cut_windows(case, buffers, source, fate))
             if cut:
                 yield from cut
@@ -89,26 +88,30 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
                 yield from _idle_steps(case, buffers, source, fate)
             elif fate.unlearnt and not any(other.consumed for other in fates.values()):
                 yield from _never_learnt(case, buffers, source, fate)
-            short = [(r, calls) for r, calls in fate.lost if len(calls) < usual]
-            whole = [(r, calls) for r, calls in fate.lost if len(calls) >= usual]
-            if not usual or len(fate.lost) >= len(fate.consumed):
-                continue
-            for lost, severity in ((short, "warning"), (whole, "note")):
-                for reset, calls in lost:
-                    if not _is_finite_at(case, calls[-1], buffers[0]):
-                        continue
-                    yield Claim(
-                        f"{reset.by} throws away {len(calls)} backward "
-                        f"call{'' if len(calls) == 1 else 's'} that no step consumed; elsewhere "
-                        f"{usual} make a step",
-                        reset.source,
-                        buffers,
-                        None,
-                        [Proof("not consumed", source), Proof("emptied", reset.source)],
-                        [reset.step],
-                        len(case.windows),
-                        "warning" if severity == "warning" else "note",
-                    )
+            if usual and len(fate.lost) < len(fate.consumed):
+                yield from _now_and_then(case, buffers, source, fate)
+
+
+def _now_and_then(
+    case: Case, buffers: tuple[int, ...], source: int | None, fate: _Fate
+) -> Iterator[Claim]:
+    """Calls that are thrown away where others make a step: parts of a window, or all of one."""
+    usual = max(fate.consumed.values())
+    # Parts first: they are what an epoch leaves over.
+    for reset, calls in sorted(fate.lost, key=lambda one: len(one[1]) >= usual):
+        if not _is_finite_at(case, calls[-1], buffers[0]):
+            continue
+        yield Claim(
+            f"{reset.by} throws away {len(calls)} backward call{'' if len(calls) == 1 else 's'} "
+            f"that no step consumed; elsewhere {usual} make a step",
+            reset.source,
+            buffers,
+            None,
+            [Proof("not consumed", source), Proof("emptied", reset.source)],
+            [reset.step],
+            len(case.windows),
+            "warning" if len(calls) < usual else "note",
+        )
 
 
 def _idle_steps(
@@ -125,8 +128,7 @@ def _idle_steps(
             buffers,
             None,
             [
-                Proof(f"call {case.numbers[calls[-1]]}, not consumed", source),
-                Proof("emptied", reset.source),
+                *_thrown_away(case, calls[-1], source, reset),
                 Proof(f"{step.kind}.step finds nothing", step.source),
             ],
             [step.step],
@@ -150,8 +152,7 @@ def _never_learnt(
             buffers,
             None,
             [
-                Proof(f"call {case.numbers[calls[-1]]}, not consumed", source),
-                Proof("emptied", reset.source),
+                *_thrown_away(case, calls[-1], source, reset),
                 Proof(f"{step.kind}.step", step.source),
             ],
             [step.step],
@@ -177,8 +178,7 @@ def _replaced(
             buffers,
             None,
             [
-                Proof(f"call {case.numbers[lost[-1]]}, not consumed", source),
-                Proof("emptied", reset.source),
+                *_thrown_away(case, lost[-1], source, reset),
                 Proof("the other loss", case.event_source(kept[-1])),
                 Proof(f"consumed, {step.kind}", step.source),
             ],
@@ -187,6 +187,13 @@ def _replaced(
             severity,
             "empty the buffers once, before the first backward() of the window",
         )
+
+
+def _thrown_away(case: Case, call: int, source: int | None, reset: Reset) -> list[Proof]:
+    return [
+        Proof(f"call {case.numbers[call]}, not consumed", source),
+        Proof("emptied", reset.source),
+    ]
 
 
 def _size(case: Case, buffer: int) -> int:
