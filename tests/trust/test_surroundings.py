@@ -227,6 +227,17 @@ def test_a_script_whose_name_is_no_text_runs(folder: Folder) -> None:
     assert_same(folder.python(name), folder.cli("trace", name))
 
 
+def test_a_script_that_was_edited_since_is_quoted_as_it_ran(folder: Folder) -> None:
+    folder.write("script.py", SHORT)
+    before = folder.traced("script.py")
+    first = folder.cli("explain", "script.trace").out
+    folder.write("script.py", "a_secret = 1\n" * 40)
+
+    assert "model(torch.ones(2, 3)).mean()" in before.summary
+    assert "model(torch.ones(2, 3)).mean()" in first
+    assert folder.cli("explain", "script.trace").out == first
+
+
 def test_two_runs_do_not_write_one_trace(folder: Folder) -> None:
     folder.write(
         "waits.py",

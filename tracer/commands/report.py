@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -88,7 +87,7 @@ def after_run(plan: Plan, failure: str, has_ended: bool = False) -> None:
         text = summary_text(
             contents,
             balance=balance,
-            places=_rows(places, [contents.run.cwd, _folder(contents.run)]),
+            places=_rows(places, [contents.run.cwd, _folder(contents.run)], _texts(trace)),
             written=[Written(_as_typed(file), file.stat().st_size) for file in written],
             remarks=remarks,
             answer=answer,
@@ -158,17 +157,27 @@ def _program() -> str:
     return shlex.join(words)
 
 
-def _rows(places: Sequence[Place], folders: Sequence[str]) -> list[tuple[str, ...]]:
-    rows = [_row(place, folders) for place in places[:MOST_PLACES]]
+def _texts(trace: Trace) -> dict[tuple[str, int], str]:
+    """The lines of the trace as they stood when they ran."""
+    return {(place.file, place.line): place.text.strip() for place in trace.sources.values()}
+
+
+def _rows(
+    places: Sequence[Place], folders: Sequence[str], texts: Mapping[tuple[str, int], str]
+) -> list[tuple[str, ...]]:
+    """Of each place what it does, its line as `texts` has it, and where that is."""
+    rows = [_row(place, folders, texts) for place in places[:MOST_PLACES]]
     if len(places) > MOST_PLACES:
         rows.append(("", f"... {len(places) - MOST_PLACES} more", "", ""))
     return rows
 
 
-def _row(place: Place, folders: Sequence[str]) -> tuple[str, ...]:
+def _row(
+    place: Place, folders: Sequence[str], texts: Mapping[tuple[str, int], str]
+) -> tuple[str, ...]:
     if not place.file:
         return (place.verb, place.words, place.called, "")
-    text = linecache.getline(place.file, place.line).strip() or place.called
+    text = texts.get((place.file, place.line), "") or place.called
     shown = text if len(text) <= 44 else f"{text[:41]}..."
     return (place.verb, place.words, shown, f"{_inside(place.file, folders)}:{place.line}")
 

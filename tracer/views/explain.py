@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import compress
@@ -56,11 +55,9 @@ class Lines:
         return printable(short_line(found.file, found.line)) if found else ""
 
     def text(self, source: int | None, most: int = 40) -> str:
-        """The line itself, "" where its file is not here."""
+        """The line as it stood when it ran, "" where its file was not there."""
         found = self._sources.get(source) if source is not None else None
-        if found is None:
-            return ""
-        return clipped(linecache.getline(found.file, found.line).strip(), most)
+        return clipped(found.text.strip(), most) if found else ""
 
 
 def explanation_text(
