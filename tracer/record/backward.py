@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ class BackwardCalls(Instrument):
         self._batches = batches
         self._hooks = hooks
         self._retained = Retained()
-        self._names: dict[tuple[CodeType, int], tuple[str, ...]] = {}
+        self._names: dict[tuple[int, int], tuple[str, ...]] = {}
         self._by_task: dict[int, Running] = {}
         self._on_thread = threading.local()
         self.after_each: list[Callable[[], None]] = []
@@ -247,7 +247,7 @@ class BackwardCalls(Instrument):
         """What the calling line's variables call the roots, looked up once per line."""
         if not users:
             return ("",) * len(outputs)
-        key = (users[0].f_code, users[0].f_lasti)
+        key = self._sources.place(users[0])
         names = self._names.get(key)
         if names is None or len(names) != len(outputs):
             with variables(users[0]) as found:

@@ -53,14 +53,19 @@ __all__ = [
 KEPT_LINES = 12
 """How many lines of the user are kept, outward from the innermost."""
 
-LIBRARY, USER, RUNNER = range(3)
+MOST_CODES = 10_000
+"""Code that a script makes anew again and again is not all kept."""
+
+LIBRARY, CALLING, DROPPING, RUNNER = range(-4, 0)
+"""Code that is not the user's: of others, of them what calls a module and what drops values, and
+ours that runs the script. That of the user is numbered from 0."""
 
 PLUMBING = frozenset(
     ["wrapper", "wrapped", "inner", "decorate_context", "decorate_autocast", "apply", "backward"]
 )
 """Functions of torch that wrap others: their names say nothing about the operation."""
 
-DROPPING = frozenset(
+DROPPERS = frozenset(
     ["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"]
 )
 """Functions of torch that drop values at a rate `p`, which no node of theirs keeps."""
@@ -142,8 +147,8 @@ class Sources:
         self._journal = journal
         self._modules = modules
         self._saving = saving
-        self._kinds: dict[CodeType, int] = {}
-        self._known: dict[tuple[object, ...], int] = {}
+        self._codes = _Codes(self._judge)
+        self._known: dict[tuple[int, ...], int] = {}
         self._origins: dict[tuple[object, ...], Origin] = {}
         self._same: dict[Origin, Origin] = {}
         here = os.path.dirname(os.path.abspath(__file__))
@@ -154,27 +159,25 @@ class Sources:
         self._libraries = tuple(path + os.sep for path in libraries)
         self._standard = (paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep)
 
-    def kind(self, code: CodeType) -> int:
-        """Whose code it is."""
-        kind = self._kinds.get(code)
-        if kind is None:
-            kind = self._kinds[code] = self._judge(code.co_filename)
-        return kind
-
-    def _judge(self, file: str) -> int:
+    def _judge(self, code: CodeType) -> int:
+        """Whose code it is; any number from 0 for the user's."""
+        file = code.co_filename
         if file == self._runner:
             return RUNNER
-        if file.startswith(self._libraries) or file.startswith("<frozen "):
-            return LIBRARY
-        if file.startswith(self._standard) and not file.startswith(self._packages):
-            return LIBRARY
-        return USER
+        is_theirs = file.startswith((*self._libraries, "<frozen ")) or (
+            file.startswith(self._standard) and not file.startswith(self._packages)
+        )
+        if code is self._modules.call_code:
+            return CALLING
+        if is_theirs:
+            return DROPPING if code.co_name in DROPPERS else LIBRARY
+        return 0
 
     def below(self, frame: FrameType | None) -> int:
         """How many frames there are from the outermost to that of ours which runs the script."""
         found = 0
         while frame is not None:
-            if found or self.kind(frame.f_code) == RUNNER:
+            if found or self._codes.number(frame.f_code) == RUNNER:
                 found += 1
             frame = frame.f_back
         return found
@@ -182,14 +185,19 @@ class Sources:
     def lines(self, frame: FrameType | None) -> list[FrameType]:
         """The frames of the user, innermost first, no further out than where the script began."""
         frames: list[FrameType] = []
+        number_of = self._codes.number
         while frame is not None and len(frames) < KEPT_LINES:
-            kind = self.kind(frame.f_code)
-            if kind == USER:
+            number = number_of(frame.f_code)
+            if number >= 0:
                 frames.append(frame)
-            elif kind == RUNNER:
+            elif number == RUNNER:
                 break
             frame = frame.f_back
         return frames
+
+    def place(self, frame: FrameType) -> tuple[int, int]:
+        """A number for the code that runs in a frame, and where in it; equal for equal code."""
+        return self._codes.number(frame.f_code), frame.f_lasti
 
     def here(self, frame: FrameType | None) -> int | None:
         """The id of the user's line around a frame, None where there is none."""
@@ -197,7 +205,8 @@ class Sources:
 
     def innermost(self, frames: list[FrameType]) -> int | None:
         """The id of the line of the first of these frames of the user."""
-        key = tuple([part for frame in frames for part in (frame.f_code, frame.f_lasti)])
+        number_of = self._codes.number
+        key = tuple([n for frame in frames for n in (number_of(frame.f_code), frame.f_lasti)])
         source = self._known.get(key)
         if source is None and frames:
             for frame in reversed(frames):
@@ -214,30 +223,33 @@ class Sources:
     def origin(self, frame: FrameType | None) -> Origin:
         """The user's line, the module and the torch function that a frame belongs to."""
         frames: list[FrameType] = []
-        places: list[object] = []
+        places: list[int] = []
         called, module, rate = "", None, ""
-        calls_module = self._modules.call_code
-        kinds = self._kinds
-        while frame is not None and (module is None or len(frames) < KEPT_LINES):
+        numbers = self._codes.numbers
+        while frame is not None:
             code = frame.f_code
-            kind = kinds.get(code)
-            if kind is None:
-                kind = self.kind(code)
-            if kind == LIBRARY:
-                if code is calls_module:
-                    if module is None:
-                        module = frame
-                    if not frames:
-                        called = ""
-                elif not frames:
-                    called = code.co_name
-                    if called in DROPPING:
-                        rate = _rate(frame)
-            elif kind == RUNNER:
+            number = numbers.get(id(code))
+            if number is None:
+                number = self._codes.number(code)
+            if number >= 0:
+                if len(frames) < KEPT_LINES:
+                    frames.append(frame)
+                    places += (number, frame.f_lasti)
+                    if len(frames) == KEPT_LINES and module is not None:
+                        break
+            elif number == CALLING:
+                if not frames:
+                    called = ""
+                if module is None:
+                    module = frame
+                    if len(frames) == KEPT_LINES:
+                        break
+            elif number == RUNNER:
                 break
-            elif len(frames) < KEPT_LINES:
-                frames.append(frame)
-                places += (code, frame.f_lasti)
+            elif not frames:
+                called = code.co_name
+                if number == DROPPING:
+                    rate = _rate(frame)
             frame = frame.f_back
         owner = None if module is None else self._modules.of_call(module, frames)
         # One object for all that are alike: graphs have 10^6 nodes.
@@ -247,11 +259,41 @@ class Sources:
         if found is None:
             if called.startswith("_") or called in PLUMBING:
                 called = ""
-            if rate and (not called or called in DROPPING):
+            if rate and (not called or called in DROPPERS):
                 called = f"{called or 'dropout'}({rate})"
             found = Origin(self.innermost(frames), owner, called, lazy)
             found = self._origins[key] = self._same.setdefault(found, found)
         return found
+
+
+class _Codes:
+    """Numbers for code, found by the object: to hash code takes longer than all else of a frame.
+
+    Code that is equal has one number, however often it is made anew.
+    """
+
+    def __init__(self, judge: Callable[[CodeType], int]) -> None:
+        self.numbers: dict[int, int] = {}
+        """By the id of a code object that is held here."""
+        self._held: list[CodeType] = []
+        self._judge = judge
+        self._users: dict[CodeType, int] = {}
+
+    def number(self, code: CodeType) -> int:
+        """Less than 0 where it is not the user's."""
+        number = self.numbers.get(id(code))
+        return self._learn(code) if number is None else number
+
+    def _learn(self, code: CodeType) -> int:
+        if len(self._held) >= MOST_CODES:
+            self.numbers.clear()
+            self._held.clear()
+        self._held.append(code)
+        number = self._judge(code)
+        if number >= 0:
+            number = self._users.setdefault(code, len(self._users))
+        self.numbers[id(code)] = number
+        return number
 
 
 def _rate(frame: FrameType) -> str:
@@ -357,12 +399,13 @@ class NodeWatch:
         if torch.fx.traceback.has_preserved_node_meta():
             kept: list[str] = self._format()
             return kept
-        frame = sys._getframe(0).f_back
+        try:
+            frame: FrameType | None = sys._getframe(1)
+        except ValueError:
+            frame = None  # a thread of torch's own: gloo's, when it writes what requires gradients
         # Ours are the last line, this function, and the first ones, which run the script.
         lines = self._format()[self._sources.below(frame) : -1] if self._user[0] else []
-        if not self._watching:
-            return lines
-        if frame is None:  # a thread of torch's own: gloo's, when it writes what requires gradients
+        if not self._watching or frame is None:
             return lines
         self._makers.add(threading.get_ident())
         mark = _Mark(lines)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dis
 import os
 import threading
-from functools import lru_cache
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -36,6 +35,8 @@ STEP = frozenset(
     os.path.join(_TORCH, "optim", name) for name in ("optimizer.py", "lr_scheduler.py")
 )
 """Files of torch with what stands between the script and the engine, or the hooks of a step."""
+
+MOST_PLACES = 1024
 
 
 class Left(NamedTuple):
@@ -61,6 +62,7 @@ class Straight:
 
     def __init__(self) -> None:
         self._last: _Last | None = None
+        self._judged: dict[tuple[int, int, int], tuple[CodeType, bool]] = {}
 
     def leave(self, frame: FrameType | None, events: int, left: dict[int, Left]) -> None:
         """A call ends that was made from this frame, as the last of so many events."""
@@ -82,7 +84,16 @@ class Straight:
             return {}
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return {}  # an exchange that nobody waits for writes when it likes
-        return last.left if is_straight(user.f_code, last.at, user.f_lasti) else {}
+        return last.left if self._leads(user.f_code, last.at, user.f_lasti) else {}
+
+    def _leads(self, code: CodeType, first: int, last: int) -> bool:
+        """`is_straight`, worked out once for each place; to hash code would take microseconds."""
+        known = self._judged.get((id(code), first, last))
+        if known is None or known[0] is not code:
+            if len(self._judged) >= MOST_PLACES:
+                self._judged.clear()
+            known = self._judged[id(code), first, last] = (code, is_straight(code, first, last))
+        return known[1]
 
 
 def _around(frame: FrameType | None, files: frozenset[str]) -> FrameType | None:
@@ -97,7 +108,6 @@ def _is_first(hook: object) -> bool:
     return bool(hooks) and next(iter(hooks.values())) == hook
 
 
-@lru_cache(maxsize=1024)
 def is_straight(code: CodeType, first: int, last: int) -> bool:
     """Whether the call at `last` follows that at `first`, and on the way names are loaded only.
 
