@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tracer
 from tests.analysis.recorded import explain, totals, weights
 from tests.analysis.scripts import EIGHTH, Line, data, train, verdicts
+from tracer.analysis.explain import Explainer
+from tracer.views.explain import Lines, term_label
 
 # Losses.
 
@@ -142,3 +145,48 @@ def test_a_root_mean_square_is_measured(tmp_path: Path) -> None:
     ((items, weight),) = weights(found)
     assert items == 8
     assert float(weight) == pytest.approx(1 / (2 * size) / 8, rel=1e-6)
+
+
+def test_the_lesser_of_two_losses_is_one_reduction(tmp_path: Path) -> None:
+    def script() -> None:
+        model = nn.Linear(1, 1, bias=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with torch.no_grad():
+            model.weight.fill_(1.0)
+        given = torch.tensor([[[1.0], [1.0], [4.0], [2.0]], [[2.0], [3.0], [1.0], [5.0]]])
+        both = [model(x) for x in given]
+        torch.cat(both, dim=1).min(dim=1).values.mean().backward()
+        optimizer.step()
+
+    found = explain(script, tmp_path, "weight")
+
+    (items,) = [axis for axis in found.verdict.axes if axis.name == "items"]
+    assert items.words == "4 items, 1/4 each, in parts of 1, 3"
+    assert found.verdict.words == "the mean over all 4 items"
+
+
+class Critic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).tanh()
+
+
+def test_losses_of_one_line_are_told_by_who_called_for_their_items(tmp_path: Path) -> None:
+    """A critic's `real.mean() - fake.mean()`, whose items come from one line of its `forward`."""
+    torch.manual_seed(0)
+    with tracer.Recorder(tmp_path / "run.trace"):
+        critic = Critic()
+        optimizer = torch.optim.SGD(critic.parameters(), lr=0.1)
+        real = critic(torch.randn(4, 3))
+        fake = critic(torch.randn(4, 3))
+        (fake.mean() - real.mean()).backward()
+        optimizer.step()
+
+    with tracer.load(tmp_path / "run.trace") as trace:
+        terms = Explainer(trace).parameter("inner.weight", None)[-1].verdict.terms
+        labels = [term_label(term, terms, Lines(trace)) for term in terms]
+
+    assert labels == ["real = critic(torch.randn(4, 3))", "fake = critic(torch.randn(4, 3))"]

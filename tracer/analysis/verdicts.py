@@ -160,13 +160,17 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
         return Axis("items", "none", _left_out(first), note, source)
     if last is None:
         return _values_axis(rows, source)
-    counts = list(dict.fromkeys(row.items for row in rows))
+    sizes = _sizes(rows)
+    counts = list(dict.fromkeys(sizes))
     if len(counts) > 1:
-        shown = f"{', '.join(map(str, counts[:6]))}{' ...' if counts[6:] else ''}"
-        is_each = len(counts) == len(rows)
-        words = f"{shown} items in {len(rows)} reductions"
-        if not is_each:
-            words = f"{sum(row.items for row in rows):,} items in {len(rows)} reductions of {shown}"
+        words = f"{_listed(counts)} items in {len(sizes)} reductions"
+        if len(counts) < len(sizes):
+            words = f"{sum(sizes):,} items in {len(sizes)} reductions of {_listed(counts)}"
+    elif len(sizes) < len(rows):
+        parts = [row.items for row in rows if _together(row) == _together(first)]
+        words = f"{counts[0]:,} items, {_each_at_loss(rows)}, in parts of {_listed(parts)}"
+        if len(sizes) > 1:
+            words = f"{sum(sizes):,} items in {len(sizes)} reductions of {counts[0]:,}"
     else:
         words = f"{_counted(first)}, {_each_at_loss(rows)}"
         alike = sum(row.call == first.call and row.replica == first.replica for row in rows)
@@ -180,6 +184,31 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
     notes = {_others(row) for row in rows}
     note = notes.pop() if len(notes) == 1 else ""
     return Axis("items", reduction_word(first), words, note, source)
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return f"{', '.join(map(str, counts[:6]))}{' ...' if counts[6:] else ''}"
+
+
+def _sizes(rows: Sequence[Row]) -> list[int]:
+    """The items of each reduction, of whose items some may have gone another way than the rest.
+
+    The lesser of two losses, element by element, is one reduction, and its items are in two rows.
+    """
+    found: dict[tuple[int | None, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(_together(row), []).append(row)
+    sizes = []
+    for parts in found.values():
+        whole = sum(row.items for row in parts)
+        is_one = whole == parts[0].reductions[-1].over
+        sizes += [whole] if is_one else [row.items for row in parts]
+    return sizes
+
+
+def _together(row: Row) -> tuple[int | None, ...]:
+    """What rows share that were reduced by one node."""
+    return (row.rank, row.call, row.replica, row.reductions[-1].node)
 
 
 def _is_known_at_loss(row: Row) -> bool:

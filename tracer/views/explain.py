@@ -59,6 +59,14 @@ class Lines:
         found = self._sources.get(source) if source is not None else None
         return clipped(found.text.strip(), most) if found else ""
 
+    def callers(self, source: int | None) -> list[int]:
+        """The line and those that called it, innermost first."""
+        found: list[int] = []
+        while source is not None and source in self._sources and source not in found:
+            found.append(source)
+            source = self._sources[source].caller
+        return found
+
 
 def explanation_text(
     found: Sequence[Explanation], trace: Trace, ink: Ink, terms: bool = False
@@ -180,18 +188,34 @@ def _notes(notes: Sequence[Note], lines: Lines) -> list[str]:
 def term_label(term: TermVerdict, terms: Sequence[TermVerdict], lines: Lines) -> str:
     """The line that tells a loss from the others: that of its reduction, or of its items.
 
-    Of several on one line it is told what reduces them, and if that is one function too, which of
-    them it is.
+    The items of several may come from one line that was called from different ones: then it is
+    those. Of several on one line it is told what reduces them, and if that is one function too,
+    which of them it is.
     """
     shared = [t for t in terms if t.term.source == term.term.source]
-    source = term.term.source if len(shared) == 1 else term.term.items
+    source = term.term.source if len(shared) == 1 else _line_of_items(term, shared, lines)
     text = lines.text(source, 36) or lines.place(source) or "a loss"
-    beside = [t for t in shared if len(shared) == 1 or t.term.items == source]
+    beside = [
+        t for t in shared
+        if len(shared) == 1 or lines.place(_line_of_items(t, shared, lines)) == lines.place(source)
+    ]  # fmt: skip
     if len(beside) < 2:
         return text
     alike = [t for t in beside if _reducer(t) == _reducer(term)]
     number = f" {alike.index(term) + 1}" if len(alike) > 1 else ""
     return f"{_reducer(term)}{number} in {text}"
+
+
+def _line_of_items(term: TermVerdict, shared: Sequence[TermVerdict], lines: Lines) -> int | None:
+    """The line that the items of a loss come from, or of its callers the first of its own."""
+    others = {
+        lines.place(line)
+        for other in shared
+        if other.term.items != term.term.items
+        for line in lines.callers(other.term.items)
+    }
+    own = (line for line in lines.callers(term.term.items) if lines.place(line) not in others)
+    return next(own, term.term.items)
 
 
 def _reducer(term: TermVerdict) -> str:
