@@ -1,6 +1,6 @@
 """Programs that other people wrote, with and without the tracer: same output, same parameters.
 
-    python benchmarks/real_programs.py [--clones FOLDER] [--json FILE] [NAME ...]
+    python benchmarks/real_programs.py [--clones FOLDER] [--keep FOLDER] [--json FILE] [NAME ...]
 
 Programs of libraries lie in `benchmarks/programs/`; a library that is not installed is left out.
 Those of `--clones` are run as they stand in a clone of their repository, `FOLDER/owner+name` (none
@@ -41,7 +41,7 @@ from tracer.errors import TracerError  # noqa: E402
 from tracer.tracefile import load  # noqa: E402
 
 TIMES = re.compile(
-    r"(ms/batch|time|runtime|per_second)\W*[\d.]+\s*(ms|s)?|"
+    r"(ms/batch|time|runtime|per_second|SPS)\W*[\d.]+\s*(ms|s)?|"
     r"[\d.]+(±[\d.]+)?\s*(ms|it/s|s/it|sec|seconds|s|MB/s|hours)\b|"
     r"mfu -?[\d.]+%|0x[0-9a-f]+|/tmp/\S+"
 )
@@ -53,8 +53,9 @@ class Program:
     """What to run. `clone` is owner/name, `folder` where in it; `needs` a module to be there.
 
     `prepare` has files that the program reads, by name, made anew in the folder that `{data}` is;
-    `made` names a script in `benchmarks/made` that makes others there. `copied`: it looks for files
-    beside itself, and runs in a copy of its folder, `{data}/program`. `options` are for the tracer.
+    `made` names a script in `benchmarks/made` that makes others there, and its arguments. `copied`:
+    it looks for files beside itself, and runs in a copy of its folder, `{data}/program` or what
+    `inside` says. `options` are for the tracer. On `gpus` virtual devices it runs alone, too.
     """
 
     name: str
@@ -67,6 +68,8 @@ class Program:
     prepare: tuple[tuple[str, str], ...] = ()
     made: str = ""
     copied: bool = False
+    inside: str = "program"
+    gpus: int = 0
     options: tuple[str, ...] = ()
     ranks: int = 1
     wrong: tuple[str, ...] = ()
@@ -210,6 +213,95 @@ PROGRAMS = (
         (str(HERE / "programs" / "ultralytics_yolo.py"), "{data}/boxes/boxes.yaml", "{data}/out"),
         "accumulation to a nominal batch, EMA, warmup", needs="ultralytics", made="boxes.py",
     ),
+    Program(
+        "vit-pytorch", (str(HERE / "programs" / "vit_learners.py"),),
+        "Dino with its average, distillation, images of many sizes", needs="vit_pytorch",
+    ),
+    Program(
+        "denoising-diffusion", (str(HERE / "programs" / "diffusion_trainer.py"), "{data}"),
+        "Trainer: accumulation, clip, EMA, weights per sample",
+        needs="denoising_diffusion_pytorch", made="folders.py 60",
+    ),
+    Program(
+        "stable-baselines3", (str(HERE / "programs" / "baselines_agents.py"),),
+        "PPO, A2C, DQN, SAC, DDPG: target nets, clip, three optimizers", needs="stable_baselines3",
+    ),
+    Program(
+        "cleanrl PPO", ("cleanrl/ppo.py", "--no-cuda", "--total-timesteps", "1024"),
+        "three terms in a loss, clip, lr annealed", needs="tyro", clone="vwxyzjn/cleanrl",
+        copied=True,
+    ),
+    Program(
+        "cleanrl SAC",
+        ("cleanrl/sac_continuous_action.py", "--no-cuda", "--env-id", "Pendulum-v1",
+         "--total-timesteps", "190", "--learning-starts", "150"),
+        "four optimizers, losses through the other's net", needs="tyro", clone="vwxyzjn/cleanrl",
+        path=".", copied=True,
+    ),
+    Program(
+        "cleanrl TD3",
+        ("cleanrl/td3_continuous_action.py", "--no-cuda", "--env-id", "Pendulum-v1",
+         "--total-timesteps", "190", "--learning-starts", "150"),
+        "delayed actor, twin critics", needs="tyro", clone="vwxyzjn/cleanrl", path=".",
+        copied=True,
+    ),
+    Program(
+        "makemore",
+        ("makemore.py", "-i", "{data}/program/names.txt", "-o", "{data}/out", "--device", "cpu",
+         "--max-steps", "20"),
+        "targets left out by a mask", clone="karpathy/makemore", copied=True,
+    ),
+    Program(
+        "SAM",
+        ("example/train.py", "--depth", "10", "--width_factor", "1", "--epochs", "2",
+         "--batch_size", "2", "--threads", "0"),
+        "two calls a step, weights moved between", needs="torchvision", clone="davda54/sam",
+        path=".", made="cifar.py program/data program/cifar", copied=True,
+    ),
+    Program(
+        "WGAN-GP", ("wgan_gp.py", "--n_epochs", "1", "--batch_size", "32"),
+        "gradient penalty, double backward, critic steps", needs="torchvision",
+        clone="eriklindernoren/PyTorch-GAN", folder="implementations/wgan_gp",
+        made="mnist.py data/mnist", copied=True, inside="implementations/wgan_gp",
+    ),
+    Program(
+        "pygcn", ("pygcn/train.py", "--epochs", "5"), "sparse adjacency, custom layers",
+        needs="scipy", clone="tkipf/pygcn", path=".", made="cora.py", copied=True,
+    ),
+    Program(
+        "Pytorch-UNet", ("train.py", "--epochs", "2", "--scale", "0.5", "--batch-size", "2"),
+        "two losses added, dice, clip, RMSprop", needs="wandb", clone="milesial/Pytorch-UNet",
+        made="masks.py", copied=True,
+    ),
+    Program(
+        "VAE", ("main.py", "--epochs", "1", "--batch-size", "32"), "two sums added",
+        needs="torchvision", clone="pytorch/examples", folder="vae", made="mnist.py", copied=True,
+    ),
+    Program(
+        "siamese", ("main.py", "--epochs", "1", "--dry-run"), "one net used twice",
+        needs="torchvision", clone="pytorch/examples", folder="siamese_network",
+        made="mnist.py", copied=True,
+    ),
+    Program(
+        "mnist RNN", ("main.py", "--epochs", "1"), "an LSTM over the rows of an image",
+        needs="torchvision", clone="pytorch/examples", folder="mnist_rnn", made="mnist.py",
+        copied=True,
+    ),
+    Program(
+        "forward-forward", ("main.py", "--epochs", "2", "--train_size", "64", "--test_size", "32"),
+        "an optimizer in each layer, losses of one layer", needs="torchvision",
+        clone="pytorch/examples", folder="mnist_forward_forward",
+        made="mnist.py program/data", copied=True,
+    ),
+    Program(
+        "regression", ("main.py",), "parameters changed by hand, no optimizer",
+        clone="pytorch/examples", folder="regression",
+    ),
+    Program(
+        "actor critic", ("actor_critic.py",), "two losses of a list each, graphs of any size",
+        needs="gymnasium", clone="pytorch/examples", folder="reinforcement_learning",
+        options=("--steps", "1:50"),
+    ),
 )  # fmt: skip
 
 
@@ -222,7 +314,8 @@ def main() -> int:
         if why:
             left_out.append(f"{program.name}: {why}")
             continue
-        result = compare(program, options.clones)
+        with place_for(program, options.keep) as folder:
+            result = compare(program, options.clones, folder)
         results.append(result)
         print(line_of(result), flush=True)
     print(f"\n{len(results)} programs, {sum(bool(r.problems) for r in results)} with problems")
@@ -238,8 +331,22 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these programs")
     parser.add_argument("--clones", type=Path, help="a folder with clones, owner+name each")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the traces there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     return parser.parse_args()
+
+
+@contextmanager
+def place_for(program: Program, keep: Path | None) -> Iterator[Path]:
+    """An empty folder for the traces of a program."""
+    if keep is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
+    folder = keep / program.name.replace(" ", "_")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder.resolve()
 
 
 def missing(program: Program, clones: Path | None) -> str:
@@ -255,31 +362,41 @@ def place_of(program: Program, clones: Path) -> Path:
     return (clones / program.clone.replace("/", "+") / program.folder).resolve()
 
 
-def compare(program: Program, clones: Path | None) -> Result:
-    """Run a program twice; what is the same and what is not."""
+def compare(program: Program, clones: Path | None, folder: Path) -> Result:
+    """Run a program twice; what is the same and what is not. Its traces stay in the folder."""
     result = Result(program.name, program.exercises)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        trace = folder / "run.trace"
-        start = ("-m", "torch.distributed.run", "--nproc-per-node", str(program.ranks))
-        plain = run(program, clones, folder / "plain", start if program.ranks > 1 else ())
-        cli = (str(HERE.parent / "cli.py"), "trace", "--no-svg", "-o", str(trace), *program.options)
-        cli += start[2:] if program.ranks > 1 else ()
-        traced = run(program, clones, folder / "traced", cli)
-        result.plain_seconds, result.traced_seconds = plain.seconds, traced.seconds
-        result.steps = int(str(plain.witness.get("steps", 0)))
-        if program.ranks > 1:  # they write at once: the letters are the same, the order is not
-            for one in (plain, traced):
-                one.out = "".join(sorted(one.out))
-        result.problems += differences(plain, traced)
-        traces = sorted(folder.glob("run*.trace"))
-        if len(traces) != program.ranks:
-            result.problems.append(f"{len(traces)} traces of {program.ranks} ranks")
-        for trace in traces:
-            read_books(trace, result)
-        result.findings = list(findings_of(traces))
-        result.problems += wrong_claims(program, result.findings)
+    trace = folder / "run.trace"
+    alone, cli = starts_of(program, trace)
+    plain = run(program, clones, folder / "plain", alone)
+    traced = run(program, clones, folder / "traced", cli)
+    result.plain_seconds, result.traced_seconds = plain.seconds, traced.seconds
+    result.steps = int(str(plain.witness.get("steps", 0)))
+    if program.ranks > 1:  # they write at once: the letters are the same, the order is not
+        for one in (plain, traced):
+            one.out = "".join(sorted(one.out))
+    result.problems += differences(plain, traced)
+    traces = sorted(folder.glob("run*.trace"))
+    if len(traces) != program.ranks:
+        result.problems.append(f"{len(traces)} traces of {program.ranks} ranks")
+    for path in traces:
+        read_books(path, result)
+    result.findings = list(findings_of(traces))
+    result.problems += wrong_claims(program, result.findings)
     return result
+
+
+def starts_of(program: Program, trace: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What stands before the script, alone and traced."""
+    alone: tuple[str, ...] = ()
+    traced = (str(HERE.parent / "cli.py"), "trace", "--no-svg", "-o", str(trace))
+    traced += program.options
+    if program.ranks > 1:
+        ranks = ("--nproc-per-node", str(program.ranks))
+        alone, traced = ("-m", "torch.distributed.run", *ranks), (*traced, *ranks)
+    if program.gpus:
+        alone = (str(HERE / "on_gpus.py"), str(program.gpus))
+        traced += ("--gpus", str(program.gpus))
+    return alone, traced
 
 
 def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]) -> Ended:
@@ -288,10 +405,11 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
     for name, text in program.prepare:
         (data / name).write_text(text, encoding="utf-8")
     if program.made:
-        subprocess.run([sys.executable, str(HERE / "made" / program.made), str(data)], check=True)
+        made, *more = program.made.split()
+        subprocess.run([sys.executable, str(HERE / "made" / made), str(data), *more], check=True)
     place = place_of(program, clones) if program.clone and clones is not None else data
     if program.copied:
-        place = Path(shutil.copytree(place, data / "program", dirs_exist_ok=True))
+        place = Path(shutil.copytree(place, data / program.inside, dirs_exist_ok=True))
     witness = data / "witness.json"
     paths = [str(HERE / "witness"), *([str((place / program.path).resolve())] * bool(program.path))]
     environment = {
@@ -299,6 +417,7 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
         "ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false",
         "YOLO_CONFIG_DIR": str(data / "config"), "YOLOV5_CONFIG_DIR": str(data / "config"),
+        "WANDB_MODE": "disabled",
     }  # fmt: skip
     words = [word.replace("{data}", str(data)) for word in program.words]
     used = processor_time()

@@ -1,4 +1,4 @@
-"""CIFAR-10's files with one image each, made at random: `python cifar.py FOLDER`."""
+"""CIFAR-10's files with one image each, made at random: `python cifar.py FOLDER [PLACE ...]`."""
 
 import pickle
 import sys
@@ -10,7 +10,11 @@ FILES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch")
 
 
 def main() -> None:
-    folder = Path(sys.argv[1], "program", "data", "cifar-10-batches-py")
+    for place in sys.argv[2:] or ["program/data"]:
+        make(Path(sys.argv[1], place, "cifar-10-batches-py"))
+
+
+def make(folder: Path) -> None:
     folder.mkdir(parents=True)
     chance = np.random.default_rng(0)
     for number, name in enumerate(FILES):

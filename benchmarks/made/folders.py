@@ -1,4 +1,4 @@
-"""A folder of pictures for each of two classes, made at random: `python folders.py FOLDER`."""
+"""Pictures of two classes in a folder each, made at random: `python folders.py FOLDER [COUNT]`."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 
 def main() -> None:
     chance = np.random.default_rng(0)
-    for split, count in (("train", 10), ("validation", 2)):
+    for split, count in (("train", int([*sys.argv, 10][2])), ("validation", 2)):
         for kind in ("dark", "light"):
             folder = Path(sys.argv[1], "images", split, kind)
             folder.mkdir(parents=True)

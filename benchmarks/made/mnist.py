@@ -1,4 +1,4 @@
-"""MNIST's files with a few images made at random: `python mnist.py FOLDER`."""
+"""MNIST's files with a few images made at random: `python mnist.py FOLDER [PLACE]`."""
 
 import random
 import struct
@@ -9,7 +9,7 @@ COUNTS = {"train": 320, "t10k": 64}
 
 
 def main() -> None:
-    folder = Path(sys.argv[1], "data", "MNIST", "raw")
+    folder = Path(*sys.argv[1:3] if sys.argv[2:] else (sys.argv[1], "data"), "MNIST", "raw")
     folder.mkdir(parents=True)
     chance = random.Random(0)
     for name, count in COUNTS.items():

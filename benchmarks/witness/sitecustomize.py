@@ -1,9 +1,10 @@
 """Stands in a process that trains, traced or not, and says at the end what its parameters were.
 
 Python imports this at start, as its folder is in PYTHONPATH. It waits for torch's optimizers, seeds
-torch for programs that do not do so themselves, and takes a digest of all parameters after each
-step. At the end it writes the number of steps, the digest of them all, and that of the parameters
-that are still alive, to the file that WITNESS names. It knows nothing of the tracer.
+torch, numpy and Python for programs that do not do so themselves, and takes a digest of all
+parameters after each step. At the end it writes the number of steps, the digest of them all, and
+that of the parameters that are still alive, to the file that WITNESS names. It knows nothing of the
+tracer.
 
 It also lets torchvision's wheel be imported beside the CPU build of torch, for which there is none
 that loads its own operators: it brings the one that detection needs. And it lets torchvision read
@@ -17,6 +18,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import random
 import sys
 
 
@@ -27,6 +29,7 @@ class Witness(importlib.abc.MetaPathFinder):
         self.file = file
         self.places = {
             "torch.optim.optimizer": self.follow,
+            "numpy.random": lambda module: module.seed(0),
             "torchvision.extension": declare_operators,
             "torchvision.datasets.utils": trust_files,
         }
@@ -115,5 +118,6 @@ def content_of(tensor):
 
 if os.environ.get("WITNESS"):
     witness = Witness(os.environ.pop("WITNESS"))
+    random.seed(0)
     sys.meta_path.insert(0, witness)
     atexit.register(witness.tell)
