@@ -144,3 +144,55 @@ def test_all_windows_that_lose_calls_are_counted_though_few_are_looked_into() ->
 
     assert found.message.startswith("Adam.zero_grad throws away 1 of the 2 backward calls")
     assert found.where == "in each of 8 windows"
+
+
+def findings_of(path: Path) -> dict[str, Finding]:
+    with tracer.load(path) as trace:
+        return {finding.check: finding for finding in run.examine([Case(trace)]).findings}
+
+
+@pytest.mark.parametrize(
+    ("kind", "moves", "remedy"),
+    [
+        (
+            torch.optim.SGD,
+            "; an item moves the weights by lr 0.01 x 1",
+            "average the loss, or divide the learning rate by the number of items",
+        ),
+        (
+            torch.optim.Adam,
+            "; an item counts 1 in what Adam sees",
+            "average the loss; Adam needs no other learning rate for it",
+        ),
+    ],
+)
+def test_what_to_do_about_a_sum_depends_on_the_optimizer(
+    tmp_path: Path, kind: type[torch.optim.SGD], moves: str, remedy: str
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    optimizer = kind(model.parameters(), lr=0.01)
+    with tracer.Recorder(tmp_path / "run.trace"):
+        model(torch.randn(4, 2)).pow(2).sum().backward()
+        optimizer.step()
+
+    found = findings_of(tmp_path / "run.trace")["sum-reduction"]
+    assert found.message.endswith(moves)
+    assert found.remedy == remedy
+
+
+def test_optimizers_of_one_line_are_counted_together(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models = [nn.ModuleList([nn.Linear(2, 1), *[nn.Linear(2, 1)] * unused]) for unused in (1, 2)]
+    optimizers = [
+        torch.optim.SGD([*models[0].parameters()], lr=0.1),
+        torch.optim.Adam([*models[1].parameters(), nn.Parameter(torch.ones(1))], lr=0.1),
+    ]
+    with tracer.Recorder(tmp_path / "run.trace"):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            model[0](torch.randn(4, 2)).mean().backward()
+            optimizer.step()
+
+    found = findings_of(tmp_path / "run.trace")["no-gradient"]
+    assert found.message == "5 parameters of SGD and Adam never received a gradient, in 2 steps"
+    assert len(found.parameters) == 5

@@ -15,7 +15,7 @@ from tracer.analysis.checks.windows import buffers_of
 from tracer.analysis.exact import is_same, said, tidy
 from tracer.analysis.history import Change, Entry
 from tracer.analysis.strand import Factor
-from tracer.events import Edit
+from tracer.events import Edit, Step
 from tracer.semantics.effects import Exact
 
 SECTION = "Precision, clipping, hooks, optimizer"
@@ -368,27 +368,24 @@ def no_gradient(case: Case) -> Iterator[Claim]:
     """
     consumed = {b for step in case.trace.steps for b in case.traits(step.layout).read}
     written = {b for call in case.trace.calls for b in case.traits(call.layout).received}
-    held: dict[int, list[int]] = defaultdict(list)
-    lines: dict[int, int | None] = {}
+    by_line: dict[object, list[Step]] = defaultdict(list)
     for step in case.trace.steps:
-        frozen = {b for group in step.groups for b in group.get("frozen", ())}
-        lines.setdefault(step.optimizer, step.source)
-        held[step.optimizer] += [
-            b for b in buffers_of(step) if b not in frozen | consumed | written
-        ]
-    for optimizer, buffers in held.items():
-        steps = [s for s in case.trace.steps if s.optimizer == optimizer]
-        if not buffers:
+        by_line[case.line(step.source)].append(step)
+    for steps in by_line.values():
+        alone = set()
+        for step in steps:
+            frozen = {b for group in step.groups for b in group.get("frozen", ())}
+            alone |= set(buffers_of(step)) - frozen - consumed - written
+        if not alone:
             continue
-        alone = sorted(set(buffers))
-        count = len(alone)
+        kinds = " and ".join(dict.fromkeys(step.kind for step in steps))
         yield Claim(
-            f"{count} parameter{'' if count == 1 else 's'} of {steps[0].kind} never received a "
+            f"{len(alone)} parameter{'' if len(alone) == 1 else 's'} of {kinds} never received a "
             f"gradient, in {len(steps):,} step{'' if len(steps) == 1 else 's'}",
-            lines[optimizer],
-            alone,
+            steps[0].source,
+            sorted(alone),
             None,
-            [Proof("the step", lines[optimizer])],
+            [Proof("the step", steps[0].source)],
             [],
             0,
         )

@@ -64,16 +64,22 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
                 [Proof(f.words, f.source, f.value) for f in (*first.loss, *first.after)],
                 account.steps,
                 case.looked_at(account),
+                remedy=f"average the loss; {optimizer.kind} needs no other learning rate for it"
+                if optimizer.is_adaptive
+                else "",
             )
 
 
 def _moved_by(account: Account) -> str:
-    """What an item moves, of a job with all that its exchange multiplies by."""
-    lr = None if account.optimizer is None else account.optimizer.lr
+    """What an item moves or counts, of a job with all that its exchange multiplies by."""
+    optimizer = account.optimizer
+    lr = None if optimizer is None else optimizer.lr
     weights = [row.weight for row in account.joint.rows]
     is_one = bool(weights) and all(is_same(weights[0], weight) for weight in weights)
-    if lr is None or not is_one or weights[0] is None:
+    if optimizer is None or lr is None or not is_one or weights[0] is None:
         return ""
+    if not optimizer.is_linear:
+        return f"; an item counts {said(size(weights[0]))} in what {optimizer.kind} sees"
     return f"; an item moves the weights by lr {_g(lr)} x {said(size(weights[0]))}"
 
 
