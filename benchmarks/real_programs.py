@@ -188,8 +188,14 @@ PROGRAMS = (
         options=("--steps", "1:50"),
     ),
     Program(
-        "pytorch-cifar", ("main.py",), "SimpleDLA, 200 epochs", needs="torchvision",
-        clone="kuangliu/pytorch-cifar", made="cifar.py", copied=True,
+        "pytorch-cifar", ("main.py",), "SimpleDLA, 200 epochs, five of them recorded",
+        needs="torchvision", clone="kuangliu/pytorch-cifar", made="cifar.py", copied=True,
+        options=("--steps", "1:5"), seconds=2400,
+    ),
+    Program(
+        "pytorch-cifar on 2 GPUs", ("main.py",), "DataParallel, chunks of 3 and 2 images",
+        needs="torchvision", clone="kuangliu/pytorch-cifar", made="cifar.py", copied=True,
+        options=("--steps", "1:5"), gpus=2, seconds=2400,
     ),
     Program(
         "timm train.py",

@@ -15,7 +15,8 @@ import tracer
 from tests.analysis.recorded import explain, totals, weights
 from tests.analysis.scripts import EIGHTH, Line, data, train, verdicts
 from tracer.analysis.explain import Explainer
-from tracer.views.explain import Lines, term_label
+from tracer.views.explain import Lines, answers_text, term_label
+from tracer.views.terminal import Ink
 
 # Losses.
 
@@ -190,3 +191,20 @@ def test_losses_of_one_line_are_told_by_who_called_for_their_items(tmp_path: Pat
         labels = [term_label(term, terms, Lines(trace)) for term in terms]
 
     assert labels == ["real = critic(torch.randn(4, 3))", "fake = critic(torch.randn(4, 3))"]
+
+
+def test_an_answer_for_parameters_of_two_losses_names_both_lines(tmp_path: Path) -> None:
+    with tracer.Recorder(tmp_path / "run.trace"):
+        first, second = (nn.Linear(3, 1, bias=False) for _ in range(2))
+        optimizer = torch.optim.SGD([first.weight, second.weight], lr=0.1)
+        left = first(torch.randn(4, 3)).square().mean()
+        right = second(torch.randn(4, 3)).square().mean()
+        (left + right).backward()
+        optimizer.step()
+
+    with tracer.load(tmp_path / "run.trace") as trace:
+        lines = answers_text(Explainer(trace).overview(), trace, Ink(False)).splitlines()
+
+    (items,) = [line for line in lines if line.strip().startswith("items")]
+    line = test_an_answer_for_parameters_of_two_losses_names_both_lines.__code__.co_firstlineno
+    assert items.endswith(f"test_losses.py:{line + 4}, {line + 5}")

@@ -160,30 +160,37 @@ def _items_axis(rows: Sequence[Row]) -> Axis:
         return Axis("items", "none", _left_out(first), note, source)
     if last is None:
         return _values_axis(rows, source)
-    sizes = _sizes(rows)
-    counts = list(dict.fromkeys(sizes))
-    if len(counts) > 1:
-        words = f"{_listed(counts)} items in {len(sizes)} reductions"
-        if len(counts) < len(sizes):
-            words = f"{sum(sizes):,} items in {len(sizes)} reductions of {_listed(counts)}"
-    elif len(sizes) < len(rows):
-        parts = [row.items for row in rows if _together(row) == _together(first)]
-        words = f"{counts[0]:,} items, {_each_at_loss(rows)}, in parts of {_listed(parts)}"
-        if len(sizes) > 1:
-            words = f"{sum(sizes):,} items in {len(sizes)} reductions of {counts[0]:,}"
-    else:
-        words = f"{_counted(first)}, {_each_at_loss(rows)}"
-        alike = sum(row.call == first.call and row.replica == first.replica for row in rows)
-        if first.replica is not None and alike < len([r for r in rows if r.call == first.call]):
-            words += ", per replica"
-        if alike > 1:
-            words += f", in {alike:,} losses of this line"
+    words = _items_words(rows)
     masked = sum(row.masked for row in rows)
     if masked:
         words += f", {masked:,} more left out by a mask"
     notes = {_others(row) for row in rows}
     note = notes.pop() if len(notes) == 1 else ""
     return Axis("items", reduction_word(first), words, note, source)
+
+
+def _items_words(rows: Sequence[Row]) -> str:
+    """How many items there are, in how many reductions, and what each weighs at the loss."""
+    first, sizes = rows[0], _sizes(rows)
+    counts = list(dict.fromkeys(sizes))
+    if len(counts) > 1:
+        if len(counts) < len(sizes):
+            return f"{sum(sizes):,} items in {len(sizes)} reductions of {_listed(counts)}"
+        return f"{_listed(counts)} items in {len(sizes)} reductions"
+    if len(sizes) < len(rows):
+        if len(sizes) > 1:
+            return f"{sum(sizes):,} items in {len(sizes)} reductions of {counts[0]:,}"
+        parts = [row.items for row in rows]
+        is_even = len(set(parts)) == 1
+        told = f"{len(parts):,} parts of {parts[0]:,}" if is_even else f"parts of {_listed(parts)}"
+        return f"{counts[0]:,} items, {_each_at_loss(rows)}, in {told}"
+    words = f"{_counted(first)}, {_each_at_loss(rows)}"
+    alike = sum(row.call == first.call and row.replica == first.replica for row in rows)
+    if first.replica is not None and alike < len([r for r in rows if r.call == first.call]):
+        words += ", per replica"
+    if alike > 1:
+        words += f", in {alike:,} losses of this line"
+    return words
 
 
 def _listed(counts: Sequence[int]) -> str:

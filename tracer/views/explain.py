@@ -54,6 +54,13 @@ class Lines:
         found = self._sources.get(source) if source is not None else None
         return printable(short_line(found.file, found.line)) if found else ""
 
+    def places(self, sources: Sequence[int | None], most: int = 3) -> str:
+        """train.py:52, 53; of more files than one each with its name."""
+        found = list(dict.fromkeys(place for source in sources if (place := self.place(source))))
+        file = found[0].rpartition(":")[0] if found else ""
+        shown = [place.removeprefix(f"{file}:") if at else place for at, place in enumerate(found)]
+        return f"{', '.join(shown[:most])}{' ...' if shown[most:] else ''}"
+
     def text(self, source: int | None, most: int = 40) -> str:
         """The line as it stood when it ran, "" where its file was not there."""
         found = self._sources.get(source) if source is not None else None
@@ -151,14 +158,20 @@ def _balanced(one: Explanation) -> str:
     return f"{'balanced to' if one.is_balanced else 'NOT balanced: off by'} {error:.0e}"
 
 
-def _axes_table(axes: Sequence[Axis], lines: Lines, ink: Ink) -> list[str]:
+def _axes_table(
+    axes: Sequence[Axis], lines: Lines, ink: Ink, members: Sequence[Explanation] = ()
+) -> list[str]:
+    """One row for each axis; of `members` whose lines differ the text of the first, all places."""
     rows = []
     previous = ""
-    for axis in axes:
+    for position, axis in enumerate(axes):
         name = axis.name if axis.name != previous else ""
         previous = axis.name
-        text = lines.text(axis.source)
-        rows.append((name, axis.verdict, axis.words, axis.note, text, lines.place(axis.source)))
+        sources = {one.verdict.axes[position].source: None for one in members} or {
+            axis.source: None
+        }
+        rows.append((name, axis.verdict, axis.words, axis.note, lines.text(axis.source),
+                     lines.places(list(sources))))  # fmt: skip
     drawn = _columns(rows)
     return [f"  {_loud(line, axis, ink)}" for line, axis in zip(drawn, axes, strict=True)]
 
@@ -518,7 +531,7 @@ def answers_text(overview: Overview, trace: Trace, ink: Ink, most: int = MOST_AN
 
 
 def _answer(group: Group, lines: Lines, ink: Ink) -> list[str]:
-    axes = _axes_table(group.verdict.axes, lines, ink)
+    axes = _axes_table(group.verdict.axes, lines, ink, group.members)
     return [_title(group, lines, ink), *axes, *_conclusion(group.members[0], lines, ink)]
 
 
