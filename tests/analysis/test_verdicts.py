@@ -72,6 +72,41 @@ def test_a_multiple_of_such_a_mean_is_one_of_samples(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_left_out_of_a_whole_is_not_left_out_of_each_part(tmp_path: Path) -> None:
+    own = torch.tensor([1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+
+    def loss(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (torch.stack([(p[i] - y[i]).square().sum() for i in range(4)]) * own).sum()
+
+    found = explain(train(4, loss=loss), tmp_path)
+
+    assert found.verdict.axes[0].words == "1 item, 1 each, in 4 losses of this line"
+    assert found.verdict.words == "unequal weights: an item weighs from 0 to 2"
+
+
+def test_calls_of_summed_samples_weigh_what_a_mean_of_samples_does(tmp_path: Path) -> None:
+    found = explain(
+        train(8, 8, outputs=4, loss=lambda p, y: 2 * (p - y).square().sum(1).mean()), tmp_path
+    )
+
+    assert [a.words for a in found.verdict.axes if a.name == "backward calls"] == [
+        "2 calls, x 2 each"
+    ]
+    assert found.verdict.words == (
+        "4 x the mean over all 16 samples, each the sum of its 4 elements"
+    )
+
+
+def test_calls_with_items_of_unequal_weights_are_scaled_alike(tmp_path: Path) -> None:
+    lengths = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    found = explain(train(3, 3, loss=lambda p, y: ((p - y)[:, 0].square() / lengths).mean()),
+                    tmp_path)  # fmt: skip
+
+    assert [a.words for a in found.verdict.axes if a.name == "backward calls"] == [
+        "2 calls, whose items weigh differently"
+    ]
+
+
 def test_successive_means_multiply(tmp_path: Path) -> None:
     found = explain(
         train(8, outputs=4, loss=lambda p, y: (p - y).square().mean(1).mean()), tmp_path

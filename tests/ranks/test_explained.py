@@ -105,6 +105,21 @@ def test_calls_without_synchronisation_are_averaged_with_the_last(tmp_path: Path
     assert found.balance == 0
 
 
+def test_a_call_after_the_synchronised_one_is_told_with_it(tmp_path: Path) -> None:
+    for sketch, (first, second) in zip(by_rank(tmp_path), [(1, 2), (3, 6)], strict=True):
+        sketch.forward(divisor=2)
+        call = sketch.backward(first, after=2)
+        sketch.exchange(first / 2, 2, call=call)
+        sketch.forward(divisor=2, synchronises=False)
+        sketch.backward(second, before=2, after=2 + second)
+        sketch.consume(2 + second)
+        sketch.close()
+    found = explained(tmp_path)
+
+    assert axis(found, "backward calls").words == "2 calls, not divided"
+    assert axis(found).verdict == "UNEQUAL"
+
+
 def test_calls_that_all_synchronise_come_to_the_same_with_the_default_reducer(
     tmp_path: Path,
 ) -> None:

@@ -43,6 +43,23 @@ def test_the_inputs_of_a_model_come_after_its_parameters(tmp_path: Path) -> None
     assert text.index("bias, weight   at step 1") < text.index("inputs   filled 2 times")
 
 
+@pytest.mark.parametrize(("inside", "sample"), [
+    ("sum", "One sample moves this weight by lr x 1/8 ="),
+    ("mean", "One sample (the mean of its 3 elements) moves this weight by lr x 1/8 ="),
+])  # fmt: skip
+def test_a_sample_that_is_the_mean_of_its_elements_is_told_from_their_sum(
+    inside: str, sample: str, tmp_path: Path
+) -> None:
+    def script() -> None:
+        model = nn.Linear(5, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        each = model(torch.randn(8, 5)).square()
+        (each.sum(1) if inside == "sum" else each.mean(1)).mean().backward()
+        optimizer.step()
+
+    assert sample in answers(script, tmp_path)
+
+
 def test_losses_of_one_line_are_told_apart_by_what_reduces_them(tmp_path: Path) -> None:
     def script() -> None:
         model = nn.Linear(5, 3)

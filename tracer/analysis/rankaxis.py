@@ -60,7 +60,9 @@ def alone(ledger: Ledger) -> Ledger:
     world = world_of(ledger)
     known = [row.rank for row in ledger.rows]
     rank = ledger.rank if ledger.rank in known else next(iter(known), None)
-    own = [row for row in ledger.rows if row.rank == rank]
+    # A call that was never exchanged (under `no_sync`) names no rank: it is this one's.
+    names = (rank, None) if rank == ledger.rank else (rank,)
+    own = [row for row in ledger.rows if row.rank in names]
     taken = {(f.kind, f.words) for row in own for f in rank_factor(row, world)[1]}
     rows = tuple(_without(row, world) for row in own)
     entries = tuple(

@@ -697,14 +697,21 @@ def _moved(
     if strand.now is None:
         return _picked(strand, tensor, part) if len(beside) == 1 else None
     if is_full:
-        return replace(strand, live=tensor.elements, part=part)
+        return replace(strand, live=tensor.elements, part=part, masked=0)
     if tensor.measured is None:
         return None
     if unit is not None:
         kept = _counted(tensor.measured, unit, tensor.form.dtype)
     else:
         kept = _told_apart(strand, beside, tensor, elements)
-    return None if kept is None or kept > strand.live else replace(strand, live=kept, part=part)
+    if kept is None or kept > strand.live:
+        return None
+    return replace(strand, live=kept, part=part, masked=_left_out_of(strand, tensor, kept))
+
+
+def _left_out_of(strand: Strand, tensor: Tensor, live: int) -> int:
+    """Of what a mask left out of a whole, the elements that are in this part of it."""
+    return min(strand.masked, max(tensor.elements - live, 0))
 
 
 def _picked(strand: Strand, tensor: Tensor, part: tuple[tuple[int, int], ...]) -> Strand | None:
@@ -714,7 +721,8 @@ def _picked(strand: Strand, tensor: Tensor, part: tuple[tuple[int, int], ...]) -
         return None
     count = varied.count if varied is not None else None
     live = tensor.elements if count is None else count
-    return replace(strand.picked(now, varied, live), part=part)
+    picked = strand.picked(now, varied, live)
+    return replace(picked, part=part, masked=_left_out_of(strand, tensor, live))
 
 
 def _told_apart(strand: Strand, beside: list[Strand], tensor: Tensor, elements: int) -> int | None:

@@ -388,7 +388,14 @@ def _calls_axis(rows: Sequence[Row], whole: TermVerdict | None, ledger: Ledger) 
     same = " of the same items" if any(row.again for row in rows) else ""
     if is_same(per_call, ONE):
         return Axis(name, "SUM", f"{count} calls{same}, not divided", note, source)
-    return Axis(name, "SUM", f"{count} calls{same}, x {said(per_call)} each", note, source)
+    per_sample = per_call / _summed_elements(rows)
+    return Axis(name, "SUM", f"{count} calls{same}, x {said(per_sample)} each", note, source)
+
+
+def _summed_elements(rows: Sequence[Row]) -> int:
+    """How many elements one sample is the sum of, where the answer is given in samples."""
+    each = {r.samples.each for r in rows if r.samples is not None and r.samples.inside == "sum"}
+    return each.pop() if len(each) == 1 and all(row.samples for row in rows) else 1
 
 
 def _unclipped(value: Exact, rows: Sequence[Row]) -> Exact:
@@ -411,6 +418,8 @@ def _why_unequal(rows: Sequence[Row]) -> str:
     counts = list(dict.fromkeys(row.items for row in rows))
     if len(counts) > 1:
         return f"each over its own count ({', '.join(map(str, counts[:6]))})"
+    if any(_is_uneven(row) for row in rows):
+        return "whose items weigh differently"
     return "scaled differently"
 
 
@@ -754,7 +763,7 @@ def _unequal_words(rows: Sequence[Row], whole: Exact) -> str:
     words = f"{title}: an item weighs from {said(least)} to {said(largest)}"
     if any(_is_uneven(row) for row in rows):
         words = f"{title}: an item weighs {_between_ends(*_extremes(rows))}"
-    ratio = _ratio(rows)
+    ratio = _ratio(rows) if all(row.weight for row in rows) else None
     return words if ratio is None else f"{words}, max/min {said(ratio)}"
 
 

@@ -245,17 +245,22 @@ def term_effect(one: Explanation, term: TermVerdict) -> str:
     weight, optimizer = term.unit_weight, one.optimizer
     if weight is None:
         return ""
-    unit = term.unit.partition(" ")[0]
+    unit = _unit(term)
     if optimizer is None or not optimizer.is_linear or optimizer.lr is None:
         return f"{said(weight)} per {unit}"
     return f"lr x {said(weight)} = {number(optimizer.lr * float(weight))} per {unit}"
+
+
+def _unit(term: TermVerdict) -> str:
+    """item; sample, where it is the sum of its elements; else with what is made of them."""
+    return term.unit if "(the mean" in term.unit else term.unit.partition(" ")[0]
 
 
 def _sentence(one: Explanation, term: TermVerdict) -> str:
     """What one item does to the parameter in the end."""
     weight, optimizer = term.unit_weight, one.optimizer
     assert weight is not None
-    subject = f"One {term.unit.partition(' ')[0]}"
+    subject = f"One {_unit(term)}"
     if optimizer is None:
         return f"{subject} adds {said(weight)} x its own gradient."
     if not optimizer.is_linear or optimizer.lr is None:
