@@ -12,6 +12,7 @@ that sorting by it gives back what happened when. Ranks are numbers of the whole
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -274,8 +275,8 @@ class Structure:
     """The graph of a backward call. One that repeats is stored once."""
 
     id: int
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
+    nodes: Sequence[Node]
+    edges: Sequence[Edge]
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,10 +403,10 @@ class Layout:
 
     id: int
     structure: int | None
-    rows: tuple[tuple[int, bool, bool], ...] = ()
-    states: tuple[NodeState, ...] = ()
-    contributions: tuple[Contribution, ...] = ()
-    receipts: tuple[Receipt, ...] = ()
+    rows: Sequence[tuple[int, bool, bool]] = ()
+    states: Sequence[NodeState] = ()
+    contributions: Sequence[Contribution] = ()
+    receipts: Sequence[Receipt] = ()
     roots: tuple[Root, ...] = ()
     captures: tuple[Capture, ...] = ()
     readings: tuple[Reading, ...] = ()

@@ -28,6 +28,7 @@ from sys import intern
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, overload
 
+from tracer.columns import Columns
 from tracer.errors import TraceUnreadable, TraceUnwritable
 from tracer.events import (
     ROW_WIDTH,
@@ -65,8 +66,11 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "NONFINITE",
+    "NORM",
     "SCHEMA",
     "SCHEMA_VERSION",
+    "SUM",
     "Measured",
     "Trace",
     "TraceWriter",
@@ -190,8 +194,11 @@ T = TypeVar("T")
 NUMBERS = struct.Struct(f"<{ROW_WIDTH}f")
 """The measurements of one tensor."""
 
-NORM = struct.Struct("<8xf4xf")
+SIZE = struct.Struct("<8xf4xf")
 """Of these the norm, and the count of what is not finite."""
+
+SUM, NORM, NONFINITE = 0, 2, 4
+"""The places of some of them."""
 
 Fact = Source | Module | Buffer | Form | Structure | Layout | Group | Wrapper | Event
 
@@ -751,6 +758,8 @@ class Trace:
 
     @lru_cache(maxsize=64)  # noqa: B019 - a Trace lives as long as its readings
     def structure(self, id: int) -> Structure:
+        if self._columns.has(id):
+            return self._columns.structure(id)
         nodes = self._made(
             _node,
             "SELECT node, name, source, module, called, custom, buffer FROM nodes "
@@ -765,31 +774,50 @@ class Trace:
 
     @lru_cache(maxsize=64)  # noqa: B019
     def layout(self, id: int) -> Layout:
-        same: dict[tuple[int, bool, bool], tuple[int, bool, bool]] = {}
-
-        def row(elements: int, is_complex: int, is_double: int) -> tuple[int, bool, bool]:
-            found = (elements, bool(is_complex), bool(is_double))
-            return same.setdefault(found, found)
-
-        return Layout(
+        structure = self._one("SELECT structure FROM layouts WHERE id = ?", id)
+        found = Layout(
             id,
-            self._one("SELECT structure FROM layouts WHERE id = ?", id),
-            self._facts(row, "layout_rows", "elements, is_complex, is_double", id, order="row"),
-            self._states(id),
-            self._facts(Contribution, "contributions", "edge, form, row", id),
-            self._facts(Receipt, "receipts", "node, input, form, row", id),
-            self._facts(
+            structure,
+            roots=self._facts(
                 Root, "roots", "node, input, name, form, gradient, value", id, order="position"
             ),
-            self._facts(Capture, "captures", "position, node, input, form, row", id),
-            self._facts(Reading, "readings", "buffer, moment, form, row", id),
-            self._facts(
+            captures=self._facts(Capture, "captures", "position, node, input, form, row", id),
+            readings=self._facts(Reading, "readings", "buffer, moment, form, row", id),
+            pieces=self._facts(
                 _piece, "pieces",
                 "moment, tensor, at, elements, form, row, content, buffer, start, run, stride, "
                 "found, peer, tracked",
                 id, order="piece",
             ),
         )  # fmt: skip
+        if structure is not None and self._columns.has(structure):
+            return replace(
+                found,
+                rows=self._columns.rows(id) or self._layout_rows(id),
+                states=self._columns.states(id),
+                contributions=self._columns.contributions(id),
+                receipts=self._columns.receipts(id),
+            )
+        return replace(
+            found,
+            rows=self._layout_rows(id),
+            states=self._states(id),
+            contributions=self._facts(Contribution, "contributions", "edge, form, row", id),
+            receipts=self._facts(Receipt, "receipts", "node, input, form, row", id),
+        )
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return Columns(self._rows, self._damaged, self._json)
+
+    def _layout_rows(self, layout: int) -> tuple[tuple[int, bool, bool], ...]:
+        same: dict[tuple[int, bool, bool], tuple[int, bool, bool]] = {}
+
+        def row(elements: int, is_complex: int, is_double: int) -> tuple[int, bool, bool]:
+            found = (elements, bool(is_complex), bool(is_double))
+            return same.setdefault(found, found)
+
+        return self._facts(row, "layout_rows", "elements, is_complex, is_double", layout, "row")
 
     def _states(self, layout: int) -> tuple[NodeState, ...]:
         """Nodes that say the same share the very dict, and the tuples, that say it."""
@@ -982,7 +1010,7 @@ class Measured(Sequence[Measurement]):
     """The measurements of one event as they lie in the file; each is decoded once, when needed."""
 
     def __init__(
-        self, rows: tuple[tuple[int, bool, bool], ...], numbers: bytes, values: bytes
+        self, rows: Sequence[tuple[int, bool, bool]], numbers: bytes, values: bytes
     ) -> None:
         self._rows = rows
         self._numbers = numbers
@@ -1004,9 +1032,15 @@ class Measured(Sequence[Measurement]):
             found = self._known[row] = self._decoded(row % len(self._rows))
         return found
 
+    def column(self, place: int) -> Sequence[float]:
+        """One number of every row: `SUM`, `NORM` or `NONFINITE`."""
+        if sys.byteorder == "little":
+            return memoryview(self._numbers).cast("f")[place::ROW_WIDTH]
+        return _numbers("f", self._numbers)[place::ROW_WIDTH]
+
     def norm(self, row: int) -> tuple[float, int]:
         """The norm of a row, and how many of its values are not finite, without all the rest."""
-        norm, nonfinite = NORM.unpack_from(self._numbers, row * NUMBERS.size)
+        norm, nonfinite = SIZE.unpack_from(self._numbers, row * NUMBERS.size)
         return norm, int(nonfinite)
 
     def _decoded(self, row: int) -> Measurement:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeVar, cast, overload
 
 from tracer.analysis.exact import proportion, rounding
+from tracer.columns import States, leaves_of
 from tracer.events import Call, Edge, Form, Layout, Measurement, Node, NodeState, Structure
+from tracer.graph.wiring import Wiring, wiring_of
 from tracer.semantics.effects import Effect, Exact
 from tracer.semantics.facts import NodeFacts
 from tracer.semantics.registry import effects_of
@@ -19,6 +21,9 @@ from tracer.tracefile import Trace
 __all__ = ["CallFacts", "Sent", "Tensor"]
 
 ONE = Fraction(1)
+
+D = TypeVar("D")
+V = TypeVar("V", bound="dict[int, Tensor] | list[Sent] | list[Edge]")
 
 
 class Tensor:
@@ -55,8 +60,43 @@ class Sent:
     tensor: Tensor
 
 
+class Lazily(Mapping[int, V]):
+    """What there is at each node of a large call, put together when it is asked for."""
+
+    def __init__(self, make: Callable[[int], V], count: int) -> None:
+        self._make = make
+        self._count = count
+        self._known: dict[int, V] = {}
+
+    def __getitem__(self, node: int) -> V:
+        found = self._known.get(node)
+        if found is None:
+            found = self._known[node] = self._make(node)
+        return found
+
+    @overload
+    def get(self, node: int, /) -> V | None: ...
+    @overload
+    def get(self, node: int, default: D, /) -> V | D: ...
+    def get(self, node: int, default: D | None = None, /) -> V | D | None:
+        return self[node] or default
+
+    def __iter__(self) -> Iterator[int]:
+        return (node for node in range(self._count) if self[node])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class CallFacts:
-    """The structure, receipts and contributions of one call, by node."""
+    """The structure, receipts and contributions of one call, by node.
+
+    Of a large one, `wiring` has them as numbers, for what looks at all nodes.
+    """
+
+    received: Mapping[int, dict[int, Tensor]]
+    leaving: Mapping[int, list[Sent]]
+    arriving: Mapping[int, list[Sent]]
 
     def __init__(self, trace: Trace, call: Call) -> None:
         self.trace = trace
@@ -64,32 +104,53 @@ class CallFacts:
         self.layout: Layout = trace.layout(call.layout)
         number = self.layout.structure
         self.structure = Structure(-1, (), ()) if number is None else trace.structure(number)
-        self._measured = trace.measured(call)
-        self._scalars = trace.scalars(call)
-        self._states = {state.node: state for state in self.layout.states}
+        self.measured = trace.measured(call)
+        self.scalars = trace.scalars(call)
         self._effects: dict[int, tuple[Effect, ...]] = {}
         self._alike: dict[Hashable, tuple[Effect, ...]] = {}
         """The effects of nodes by all that a rule looks at: in a large graph few differ."""
         self._tensors: dict[tuple[int, int | None], Tensor] = {}
-        self.received: dict[int, dict[int, Tensor]] = defaultdict(dict)
+        self.wiring = wiring_of(self.structure, self.layout)
+        if self.wiring is None:
+            self._sort()
+        else:
+            self._sort_lazily(self.wiring)
+        self.readings = {(r.buffer, r.moment): r for r in self.layout.readings}
+
+    def _sort(self) -> None:
+        received: dict[int, dict[int, Tensor]] = defaultdict(dict)
         for receipt in self.layout.receipts:
-            self.received[receipt.node][receipt.input] = self.tensor(receipt.form, receipt.row)
-        self.leaving: dict[int, list[Sent]] = defaultdict(list)
-        self.arriving: dict[int, list[Sent]] = defaultdict(list)
+            received[receipt.node][receipt.input] = self.tensor(receipt.form, receipt.row)
+        leaving: dict[int, list[Sent]] = defaultdict(list)
+        arriving: dict[int, list[Sent]] = defaultdict(list)
         edges = self.structure.edges
         for contribution in self.layout.contributions:
             edge = edges[contribution.edge]
             sent = Sent(contribution.edge, edge, self.tensor(contribution.form, contribution.row))
-            self.leaving[edge.sender].append(sent)
-            self.arriving[edge.receiver].append(sent)
-        self.readings = {(r.buffer, r.moment): r for r in self.layout.readings}
+            leaving[edge.sender].append(sent)
+            arriving[edge.receiver].append(sent)
+        self.received, self.leaving, self.arriving = received, leaving, arriving
+
+    def _sort_lazily(self, wiring: Wiring) -> None:
+        def sent(place: int) -> Sent:
+            number, row = wiring.number[place], wiring.row[place]
+            tensor = self.tensor(wiring.form[place], None if row < 0 else row)
+            return Sent(number, self.structure.edges[number], tensor)
+
+        def received(node: int) -> dict[int, Tensor]:
+            receipts = (self.layout.receipts[place] for place in wiring.received[node])
+            return {receipt.input: self.tensor(receipt.form, receipt.row) for receipt in receipts}
+
+        self.received = Lazily(received, wiring.count)
+        self.leaving = Lazily(lambda node: [*map(sent, wiring.leaving[node])], wiring.count)
+        self.arriving = Lazily(lambda node: [*map(sent, wiring.arriving[node])], wiring.count)
 
     def tensor(self, form: int, row: int | None) -> Tensor:
         """What lies in a row: the very same where what was sent is what was received."""
         found = self._tensors.get((form, row))
         if found is None:
             known = self.trace.forms[form]
-            found = Tensor(known, None) if row is None else Tensor(known, self._measured, row)
+            found = Tensor(known, None) if row is None else Tensor(known, self.measured, row)
             self._tensors[form, row] = found
         return found
 
@@ -99,7 +160,7 @@ class CallFacts:
     @cached_property
     def writers(self) -> dict[int, int]:
         """The node that writes each buffer."""
-        return {n.buffer: n.index for n in self.structure.nodes if n.buffer is not None}
+        return {buffer: node for node, buffer in leaves_of(self.structure.nodes).items()}
 
     @cached_property
     def ranks_at(self) -> dict[int, int]:
@@ -111,8 +172,12 @@ class CallFacts:
         }
 
     @cached_property
-    def outgoing(self) -> dict[int, list[Edge]]:
+    def outgoing(self) -> Mapping[int, list[Edge]]:
         """Every edge of a node, with a contribution or without."""
+        wiring = self.wiring
+        if wiring is not None:
+            every = self.structure.edges
+            return Lazily(lambda node: [every[n] for n in wiring.outgoing[node]], wiring.count)
         found: dict[int, list[Edge]] = defaultdict(list)
         for edge in self.structure.edges:
             found[edge.sender].append(edge)
@@ -132,7 +197,15 @@ class CallFacts:
         return False
 
     def state(self, node: int) -> NodeState:
-        return self._states.get(node, NodeState(node, ran=False))
+        found = self._state(node)
+        return NodeState(node, ran=False) if found is None else found
+
+    @cached_property
+    def _state(self) -> Callable[[int], NodeState | None]:
+        states = self.layout.states
+        if isinstance(states, States):
+            return states.of
+        return {state.node: state for state in states}.get
 
     def saved(self, node: int) -> dict[str, Any]:
         state = self.state(node)
@@ -146,8 +219,22 @@ class CallFacts:
             effects = self._effects[sender] = self._effects_of(sender)
         return effects[sent.edge.output]
 
+    def likeness(self, node: int) -> Hashable:
+        """What tells a node of a large call from those that do the same."""
+        assert self.wiring is not None
+        return self.wiring.likeness[node], self.wiring.numbers(node, self.scalars)
+
+    def sent(self, numbers: Collection[int]) -> dict[int, Sent]:
+        """What was sent along these edges."""
+        if self.wiring is not None:
+            senders = {self.structure.edges[number].sender for number in numbers}
+            found = (sent for node in senders for sent in self.leaving[node])
+        else:
+            found = (sent for sents in self.leaving.values() for sent in sents)
+        return {sent.number: sent for sent in found if sent.number in numbers}
+
     def _effects_of(self, index: int) -> tuple[Effect, ...]:
-        node, state = self.structure.nodes[index], self._states.get(index)
+        node, state = self.structure.nodes[index], self._state(index)
         received = self.received.get(index, {})
         key = (
             node.name,
@@ -164,7 +251,7 @@ class CallFacts:
         return found
 
     def _numbers(self, state: NodeState) -> tuple[float, ...]:
-        return self._scalars[state.first : state.first + len(state.numbers)]
+        return self.scalars[state.first : state.first + len(state.numbers)]
 
     def _node_facts(self, index: int) -> NodeFacts:
         node = self.node(index)
@@ -184,6 +271,8 @@ class CallFacts:
     @cached_property
     def order(self) -> list[int]:
         """The nodes that ran, senders before receivers (graphs are deep: no recursion)."""
+        if self.wiring is not None:
+            return self.wiring.order([root.node for root in self.layout.roots])
         waiting = {node: len(sent) for node, sent in self.arriving.items()}
         ready = [node for node in dict.fromkeys(r.node for r in self.layout.roots)
                  if not waiting.get(node)]  # fmt: skip

@@ -7,7 +7,8 @@ that reverses. Each node holds, per site, what all of the site's gradient passed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -16,6 +17,7 @@ from tracer.analysis.exact import is_rough, is_same, is_zero, proportion, roundi
 from tracer.analysis.network import Network
 from tracer.analysis.strand import Ended, Factor, Strand
 from tracer.analysis.strands import OPAQUE, follow
+from tracer.graph.wiring import Wiring
 from tracer.semantics.effects import Effect, Moves, Opaque, Scales
 
 __all__ = ["CallFlow", "Flow", "Passed", "SiteId", "flow_of"]
@@ -105,16 +107,13 @@ class _FlowWalk:
         self._facts = call.facts
         self._arrived: dict[int, dict[int, list[Flow]]] = {}
         self._checks_all = len(call.facts.structure.nodes) <= MOST_CHECKED
+        wiring = call.facts.wiring
+        self._wide = None if wiring is None or self._checks_all else _Wide(call.facts, wiring)
 
     def begin(self) -> None:
         """Put each site in front of the nodes below it."""
         wanted = {number for ended in self._call.sites.values() for number in ended.edges}
-        edges: dict[int, Sent] = {
-            sent.number: sent
-            for sents in self._facts.leaving.values()
-            for sent in sents
-            if sent.number in wanted
-        }
+        edges = self._facts.sent(wanted)
         for site, ended in self._call.sites.items():
             for number in ended.edges:
                 sent = edges[number]
@@ -129,6 +128,10 @@ class _FlowWalk:
         self._arrive(node, -1, flow)
 
     def walk(self) -> CallFlow:
+        if self._wide is not None:
+            for node, met in self._wide.walk():
+                self._visit(node, met)
+            return self._call
         for node in self._facts.order:
             inputs = self._arrived.pop(node, None)
             if inputs:
@@ -136,7 +139,10 @@ class _FlowWalk:
         return self._call
 
     def _arrive(self, node: int, place: int, flow: Flow) -> None:
-        self._arrived.setdefault(node, {}).setdefault(place, []).append(flow)
+        if self._wide is not None:
+            self._wide.arrive(node, place, flow)
+        else:
+            self._arrived.setdefault(node, {}).setdefault(place, []).append(flow)
 
     def _visit(self, node: int, inputs: dict[int, list[Flow]]) -> None:
         flows = [self._received(node, place, _merged(flows)) for place, flows in inputs.items()]
@@ -235,6 +241,65 @@ class _FlowWalk:
             value = value / effect.by
         return Factor("hook", Fraction(1) if is_same(value, Fraction(1)) else value,
                       f"a hook after {name}", node.source, True)  # fmt: skip
+
+
+class _Wide:
+    """The way through a large call: most nodes hand on the very flow that came.
+
+    Those that may do more to it, or that different ones came to, are handed out to be visited.
+    """
+
+    def __init__(self, facts: CallFacts, wiring: Wiring) -> None:
+        self._facts = facts
+        self._wiring = wiring
+        self._came: list[Flow | None] = [None] * wiring.count
+        """What came to each node, if the same each time."""
+        self._input = array("q", [0]) * wiring.count
+        """At which input it came first."""
+        self._met: dict[int, dict[int, list[Flow]]] = {}
+        """What came to the others, by input."""
+        self._plain: dict[Hashable, bool] = {}
+
+    def arrive(self, node: int, place: int, flow: Flow) -> None:
+        known = self._came[node]
+        if known is flow:
+            return
+        if known is not None:
+            self._came[node] = None
+            self._met[node] = {self._input[node]: [known]}
+        elif node not in self._met:
+            if self._is_plain(node):
+                self._came[node], self._input[node] = flow, place
+                return
+            self._met[node] = {}
+        self._met[node].setdefault(place, []).append(flow)
+
+    def walk(self) -> Iterator[tuple[int, dict[int, list[Flow]]]]:
+        wiring, came, met = self._wiring, self._came, self._met
+        starts = wiring.leaving.starts
+        receivers = wiring.leaving.taken(wiring.receiver)
+        inputs = wiring.leaving.taken(wiring.input)
+        for node in self._facts.order:
+            flow = came[node]
+            if flow is not None:
+                for place in range(starts[node], starts[node + 1]):
+                    if came[receivers[place]] is not flow:
+                        self.arrive(receivers[place], inputs[place], flow)
+            elif node in met:
+                yield node, met.pop(node)
+
+    def _is_plain(self, node: int) -> bool:
+        """Whether a node hands on what came to it; asked once of those that look the same."""
+        key = self._facts.likeness(node)
+        if key not in self._plain:
+            self._plain[key] = self._hands_on(node)
+        return self._plain[key] and node not in self._wiring.nodes.buffers
+
+    def _hands_on(self, node: int) -> bool:
+        hooks = self._facts.state(node).hooks
+        effects = [self._facts.effect(sent) for sent in self._facts.leaving.get(node, ())]
+        is_opaque = any(isinstance(effect, Opaque) for effect in effects)
+        return not (hooks[0] or hooks[1] or self._facts.node(node).custom or is_opaque)
 
 
 def _times(flow: Flow, factor: Factor) -> Flow:

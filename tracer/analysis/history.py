@@ -14,6 +14,7 @@ from typing import Union
 
 from tracer.analysis.callfacts import CallFacts, Tensor
 from tracer.analysis.exact import DOUBLE, is_zero, proportion, rounding, tidy
+from tracer.columns import leaves_of
 from tracer.events import Call, Edit, Event, Exchange, Measurement, Piece, Reset, Step, Use
 from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
@@ -176,7 +177,7 @@ class Archive:
         if event.layout not in self._written:
             structure = self.trace.layout(event.layout).structure
             nodes = () if structure is None else self.trace.structure(structure).nodes
-            self._written[event.layout] = {n.buffer for n in nodes if n.buffer is not None}
+            self._written[event.layout] = set(leaves_of(nodes).values())
         return buffer in self._written[event.layout]
 
     def reading(self, event: Seen, buffer: int, moment: str) -> Tensor | None:

@@ -16,8 +16,10 @@ __all__ = [
     "Ended",
     "Factor",
     "Reduction",
+    "Scaling",
     "Spread",
     "Strand",
+    "is_off",
     "joined",
     "merged",
     "spread_of",
@@ -209,6 +211,63 @@ class Strand:
         if self.spread is None or self.live < 1:
             return replace(self, unknown=self.unknown or NOT_MEASURED)
         return replace(self, weight=tidy(self.spread.total / self.live, 2e-6))
+
+
+class Scaling:
+    """A strand that is scaled a million times: what `Strand.scaled` makes of it, at the end.
+
+    Once its factors are told as one, a factor more changes nothing but three numbers.
+    """
+
+    def __init__(self, strand: Strand) -> None:
+        self._strand = strand
+        self._is_inside = any(passed.kind not in OF_ITEMS for passed in strand.since)
+        self.live = strand.live
+        self.unknown = strand.unknown
+        self._start()
+
+    def _start(self) -> None:
+        strand = self._strand
+        factors = strand.since if self._is_inside else strand.factors
+        is_folded = len(factors) > MOST_FACTORS and factors[-1].kind == "scale"
+        self._last = factors[-1] if is_folded else None
+        self._now, self._weight = strand.now, strand.weight
+        self._further = None if self._last is None else self._last.value
+
+    def by(self, factor: Factor) -> None:
+        """Through a multiplication more."""
+        if self._last is None:
+            self._strand = self._strand.scaled(factor)
+            self._start()
+            return
+        value = factor.value
+        self._now = product((self._now, value))
+        self._weight = self._weight if self._is_inside else product((self._weight, value))
+        self._further = product((self._further, value))
+
+    @property
+    def now(self) -> float:
+        """What an element weighs."""
+        assert self._now is not None
+        return float(self._now)
+
+    @property
+    def strand(self) -> Strand:
+        if self._last is None:
+            return self._strand
+        last = replace(self._last, value=self._further, words=FURTHER, source=None)
+        strand = replace(self._strand, now=self._now, weight=self._weight)
+        if self._is_inside:
+            return replace(strand, since=(*strand.since[:-1], last))
+        return replace(strand, factors=(*strand.factors[:-1], last))
+
+
+def is_off(now: float, live: int, elements: int, total: float, norm: float, near: float) -> bool:
+    """Whether a measured gradient of so many elements is not that of one strand."""
+    if abs(now * live - total) > near * (abs(now) * live):
+        return True
+    # Of parts put together: whether they are different ones.
+    return live != elements and abs(now**2 * live - norm**2) > 4 * near * (now**2 * live)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from tracer.analysis.exact import (
     total,
 )
 from tracer.analysis.network import Network, is_above_leaf
+from tracer.analysis.runs import Link, Runs, runs_of
 from tracer.analysis.strand import (
     NOT_MEASURED,
     Ended,
@@ -30,6 +31,7 @@ from tracer.analysis.strand import (
     Reduction,
     Spread,
     Strand,
+    is_off,
     joined,
     merged,
     spread_of,
@@ -97,11 +99,34 @@ class _Walk:
             root = self._facts.layout.roots[position]
             strands = starts.get(position)
             self._arrive(root.node, root.input, strands or [self._start(position)])
-        for node in self._facts.order:
+        runs = runs_of(self._facts, self._link)
+        order, place = self._facts.order, 0
+        while place < len(order):
+            node = order[place]
             inputs = self._arrived.pop(node, None)
+            if inputs and runs is not None:
+                node, passed = self._pass_run(runs, node, inputs)
+                place += passed
             if inputs:
                 self._visit(node, inputs)
+            place += 1
         return joined(list(self._ended.values()), self._facts)
+
+    def _pass_run(self, runs: Runs, node: int, inputs: dict[int, list[Strand]]) -> tuple[int, int]:
+        """Down a chain in which each node multiplies by a number: where it ends, and its length.
+
+        What then is to be visited has arrived in the place of what had before.
+        """
+        strands = inputs[next(iter(inputs))]
+        if len(inputs) > 1 or len(strands) > 1 or not self._is_covered(node):
+            return node, 0
+        run = runs.down(node, strands[0])
+        if run is None:
+            return node, 0
+        self._known.add(run.number)
+        inputs.clear()
+        inputs[run.input] = [run.strand]
+        return run.node, run.length
 
     def _arrive(self, node: int, place: int, strands: list[Strand]) -> None:
         self._arrived.setdefault(node, {}).setdefault(place, []).extend(strands)
@@ -323,11 +348,10 @@ class _Walk:
             if is_above_leaf(self._facts, sent.edge.receiver):
                 return None
             is_number = self._is_number(node)
-            is_said = _is_count(name, effect.by) or self._has_no_dimensions(node, sent)
-            if elements == 1 and strand.reductions and not is_said:
+            if strand.reductions and self._may_be_data(node, sent, effect):
                 # A batch of one: the factor may as well be data. A number: counts if it is reduced.
                 return self._through_function(node, strand, sent) if is_number else None
-        by = effect.by if isinstance(effect.by, Fraction) else tidy(effect.by, DOUBLE)
+        by = _by(effect)
         source = self._facts.node(node).source
         if name.startswith(SUMS_OF_TWO) and by < 0 and self._is_part_of_item(node, strand):
             turned = Factor("sign", Fraction(-1), "sign turned", source)
@@ -337,6 +361,35 @@ class _Walk:
             if by == 1:
                 return strand
         return strand.scaled(Factor("scale", by, effect.words, source))
+
+    def _may_be_data(self, node: int, sent: Sent, effect: Scales) -> bool:
+        """Whether a factor may be that of the one item of a batch, and no number of the script."""
+        if sent.tensor.elements != 1:
+            return False
+        name = self._facts.node(node).name
+        return not _is_count(name, effect.by) and not self._has_no_dimensions(node, sent)
+
+    def _link(self, node: int) -> Link | None:
+        """What a node of a chain does to a strand whose elements weigh the same.
+
+        None where it is not left as it is or multiplied by one number: see `_through`.
+        """
+        facts, (sent,) = self._facts.node(node), self._facts.leaving[node]
+        (received,) = self._facts.received[node].values()
+        effect, elements = self._facts.effect(sent), received.elements
+        is_plain = not received.form.is_complex and sent.tensor.elements == elements
+        if not is_plain or self._network.has(facts.module):
+            return None
+        near = max(2e-4, rounding(received.form.dtype))
+        if isinstance(effect, Moves):
+            return Link(None, elements, near)
+        if not isinstance(effect, Scales) or effect.then_sums != 1:
+            return None
+        is_sum, by = facts.name.startswith(SUMS_OF_TWO), _by(effect)
+        if is_sum and by < 0:
+            return None
+        may_be_data = not is_sum and self._may_be_data(node, sent, effect)
+        return Link(Factor("scale", by, effect.words, facts.source), elements, near, may_be_data)
 
     def _is_part_of_item(self, node: int, strand: Strand) -> bool:
         """Whether a sign belongs to the item: `t - p` is one, `a - b` of two losses are two."""
@@ -777,16 +830,21 @@ def _disagrees(strands: list[Strand], tensor: Tensor) -> bool:
         return abs(varied.total - measured.sum) > near * most * tensor.elements
     if any(s.now is None for s in strands):
         return False
+    near = max(2e-4, rounding(tensor.form.dtype))
+    if len(strands) == 1:
+        (strand,) = strands
+        assert strand.now is not None
+        return is_off(
+            float(strand.now), strand.live, tensor.elements, measured.sum, measured.norm, near
+        )
     parts = [(float(s.now), s.live) for s in strands if s.now is not None]
     expected = sum(now * live for now, live in parts)
-    scale = sum(abs(now) * live for now, live in parts)
-    near = max(2e-4, rounding(tensor.form.dtype))
-    if abs(expected - measured.sum) > near * scale:
-        return True
-    # Of parts put together: whether they are different ones. Several strands may overlap.
-    is_partial = len(strands) == 1 and strands[0].live != tensor.elements
-    squares = sum(now**2 * live for now, live in parts)
-    return is_partial and abs(squares - measured.norm**2) > 4 * near * squares
+    # Several strands may overlap: their squares say nothing.
+    return abs(expected - measured.sum) > near * sum(abs(now) * live for now, live in parts)
+
+
+def _by(effect: Scales) -> Exact:
+    return effect.by if isinstance(effect.by, Fraction) else tidy(effect.by, DOUBLE)
 
 
 def _is_count(name: str, by: Exact) -> bool:

@@ -9,7 +9,7 @@ up, when it is asked, what is not of its norm.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -58,7 +58,7 @@ def build_for_picture(
     return builder.built(window)
 
 
-def _nodes(trace: Trace, call: Call) -> tuple[Node, ...]:
+def _nodes(trace: Trace, call: Call) -> Sequence[Node]:
     structure = trace.layout(call.layout).structure
     return () if structure is None else trace.structure(structure).nodes
 

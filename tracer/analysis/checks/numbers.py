@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from tracer.analysis.callfacts import CallFacts, Tensor
@@ -14,6 +14,7 @@ from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.traits import depths
 from tracer.analysis.exact import tidy
 from tracer.events import Call, Edit, Measurement
+from tracer.tracefile import NONFINITE
 
 SECTION = "Precision, clipping, hooks, optimizer"
 SINGULAR = (
@@ -120,11 +121,25 @@ def _born(case: Case, call: Call, facts: CallFacts, severity: Severity) -> Claim
 
 def _first(facts: CallFacts) -> int | None:
     """The first node that received finite gradients and sent others."""
-    for node in facts.order:
+    for node in _suspects(facts):
         is_bad = any(_count(sent.tensor) for sent in facts.leaving.get(node, ()))
         if is_bad and not any(_count(t) for t in facts.received.get(node, {}).values()):
             return node
     return None
+
+
+def _suspects(facts: CallFacts) -> Iterable[int]:
+    """The nodes among which it is; of a large call those that sent what is not finite."""
+    wiring = facts.wiring
+    if wiring is None:
+        return facts.order
+    counts = facts.measured.column(NONFINITE)
+    bad = {
+        sender
+        for sender, row in zip(wiring.sender, wiring.row, strict=True)
+        if row >= 0 and counts[row]
+    }
+    return [node for node in facts.order if node in bad] if bad else ()
 
 
 def _count(tensor: Tensor) -> int:

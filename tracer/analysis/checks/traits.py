@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tracer.analysis.callfacts import CallFacts
-from tracer.events import Layout, Node
+from tracer.columns import Nodes, Receipts, States, leaves_of
+from tracer.events import Layout, Node, NodeState
 from tracer.tracefile import Trace
 
 __all__ = ["Divisor", "Traits", "depths", "traits_of"]
@@ -39,11 +41,11 @@ def traits_of(trace: Trace, number: int) -> Traits:
     if layout.structure is None:
         return Traits(read=read)
     nodes = trace.structure(layout.structure).nodes
-    leaves = {node.index: node.buffer for node in nodes if node.buffer is not None}
+    leaves = leaves_of(nodes)
     return Traits(
         contributions=len(layout.contributions),
         leaves=frozenset(leaves.values()),
-        received=frozenset(leaves[r.node] for r in layout.receipts if r.node in leaves),
+        received=frozenset(leaves[node] for node in _receiving(layout) if node in leaves),
         hooked=_hooked(layout, leaves),
         read=read,
         divisors=tuple(_divisors(trace, layout, nodes)),
@@ -52,16 +54,42 @@ def traits_of(trace: Trace, number: int) -> Traits:
 
 def _hooked(layout: Layout, leaves: dict[int, int]) -> tuple[tuple[int, int], ...]:
     """The leaves with hooks, and how many."""
-    counts = ((s.node, s.hooks[0] + s.hooks[2]) for s in layout.states if s.ran)
+    states = layout.states
+    if isinstance(states, States):
+        own = (states.of(node) for node in sorted(leaves))
+        counts = [(s.node, s.hooks[0] + s.hooks[2]) for s in own if s is not None and s.ran]
+    else:
+        counts = [(s.node, s.hooks[0] + s.hooks[2]) for s in states if s.ran]
     return tuple((leaves[node], count) for node, count in counts if count and node in leaves)
 
 
-def _divisors(trace: Trace, layout: Layout, nodes: tuple[Node, ...]) -> list[Divisor]:
+def _receiving(layout: Layout) -> Iterable[int]:
+    """The nodes that received something."""
+    receipts = layout.receipts
+    return receipts.node if isinstance(receipts, Receipts) else (r.node for r in receipts)
+
+
+def _dividing(layout: Layout, nodes: Sequence[Node]) -> Iterator[NodeState]:
+    """The states of nodes that may divide, by their name."""
+    states = layout.states
+    if not (isinstance(states, States) and isinstance(nodes, Nodes)):
+        yield from (s for s in states if s.ran and _may_divide(nodes[s.node].name))
+        return
+    names = {kind for kind, (name, *_) in enumerate(nodes.kinds) if _may_divide(name)}
+    if names:
+        for place, node in enumerate(states.node):
+            if nodes.kind[node] in names and states.kinds[states.kind[place]].ran:
+                yield states[place]
+
+
+def _may_divide(name: str) -> bool:
+    return "Loss" in name or name.startswith(("DivBackward", "MeanBackward"))
+
+
+def _divisors(trace: Trace, layout: Layout, nodes: Sequence[Node]) -> list[Divisor]:
     found: list[Divisor] = []
-    for state in layout.states:
+    for state in _dividing(layout, nodes):
         name, saved = nodes[state.node].name, state.saved
-        if not state.ran:
-            continue
         if name.startswith("NllLoss") and saved.get("reduction") == 1:
             if "total_weight" in state.numbers:
                 words = "no target counts: all are ignored, or have weight 0"
@@ -82,9 +110,12 @@ def _divisors(trace: Trace, layout: Layout, nodes: tuple[Node, ...]) -> list[Div
 def _sends_nothing(trace: Trace, layout: Layout, node: int) -> bool:
     """Whether a node sends a gradient without elements."""
     assert layout.structure is not None
+    empty = {form.id for form in trace.forms.values() if form.elements == 0}
+    if not empty:
+        return False
     edges = trace.structure(layout.structure).edges
     own = (c for c in layout.contributions if edges[c.edge].sender == node)
-    return any(trace.forms[contribution.form].elements == 0 for contribution in own)
+    return any(contribution.form in empty for contribution in own)
 
 
 def depths(facts: CallFacts) -> dict[int, int]:
