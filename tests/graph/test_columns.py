@@ -27,7 +27,7 @@ def everything(structure: Structure, layout: Layout) -> list[list[object]]:
 
 
 def odd(path: Path) -> Path:
-    """A name that holds what stands between fields and records; a gradient nobody measured."""
+    """Names that hold what stands between fields and records."""
     sketch = Sketch(path)
     w = sketch.buffer("w", (3,))
     names = ["Mul\x1eBackward0", "Mul\x1fBackward0", "", "AccumulateGrad"]
