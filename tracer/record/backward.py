@@ -16,8 +16,9 @@ from tracer.events import Call, Capture, Reading, Root
 from tracer.record.batches import Batches
 from tracer.record.buffers import read_buffers
 from tracer.record.deep import guard
+from tracer.record.graphs import Graph, Plans
 from tracer.record.hookcalls import HookCalls
-from tracer.record.hooks import Graph, Watch
+from tracer.record.hooks import Watch
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
 from tracer.record.layouts import describe_call, structure_of
@@ -106,6 +107,7 @@ class BackwardCalls(Instrument):
         self._batches = batches
         self._hooks = hooks
         self._retained = Retained()
+        self._plans = Plans()
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
         self._by_task: dict[int, Running] = {}
         self._on_thread = threading.local()
@@ -166,13 +168,9 @@ class BackwardCalls(Instrument):
             self._modules.next_round()
         users = self._sources.lines(frame)
         places = [_place(output) for output in request.outputs]
-        graph, shelf = Graph(places), shelf_for(self._journal.detail)
+        graph, shelf = Graph(places, self._plans), shelf_for(self._journal.detail)
         guard(graph)
-        leaves = {
-            index: self._modules.buffer(graph.nodes[index].variable, users)
-            for index, kind in enumerate(graph.kinds)
-            if kind.accumulates
-        }
+        leaves = {index: self._modules.buffer(leaf, users) for index, leaf in graph.leaves.items()}
         watch = Watch(
             graph, shelf, self._journal, self._hooks, lambda: self._learn_task(running), self._fail
         )
@@ -260,10 +258,10 @@ class BackwardCalls(Instrument):
     def _read(self, running: Running, moment: str) -> None:
         if not running.request.accumulates:
             return
-        nodes, watch = running.graph.nodes, running.watch
+        leaves, watch = running.graph.leaves, running.watch
         left = []
         for index, buffer in running.leaves.items():
-            leaf = self._modules.holder(nodes[index].variable)
+            leaf = self._modules.holder(leaves[index])
             if not is_leaf(leaf):
                 continue  # has become a result: the engine refuses to run the node
             content = grad_of(leaf) if moment == "after" else None
@@ -341,16 +339,14 @@ class BackwardCalls(Instrument):
         """What `autograd.grad` hands back, matched to the place in the graph it was taken at."""
         if running.request.accumulates or not isinstance(result, tuple | list):
             return []
-        leaves = {
-            id(running.graph.nodes[index].variable): running.graph.nodes[index]
-            for index in running.leaves
-        }
+        graph = running.graph
+        leaves = {id(leaf): graph.nodes[index] for index, leaf in graph.leaves.items()}
         captures = []
         for position, (target, gradient) in enumerate(
             zip(running.request.inputs, result, strict=False)
         ):
             node, place = _target(target, leaves)
-            index = running.graph.index.get(node)
+            index = graph.index.get(node)
             if index is None:
                 continue
             form = row = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from tracer.record.hooks import Graph
+from tracer.record.graphs import Graph
 
 __all__ = ["guard"]
 

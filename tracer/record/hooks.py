@@ -1,151 +1,32 @@
-"""Walk one graph, hook each node, take each contribution, unhook."""
+"""Hook each node of a graph, take each contribution, unhook."""
 
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
 from tracer.record.arenas import ARENA_ELEMENTS
+from tracer.record.graphs import ALONE, KEPT, NO_HOOKS, Graph
 from tracer.record.hookcalls import HookCalls
 from tracer.record.journal import Journal
-from tracer.record.measure import BlindShelf, Shelf, identity, is_small
-from tracer.record.nodes import NodeKind, Saved, hooks_before, kind_of, saved_of
-from tracer.record.sources import Origin, origin_in
+from tracer.record.measure import ORDINARY, BlindShelf, Shelf, identity, is_small, keys_of
+from tracer.record.nodes import hooks_before
 
-__all__ = ["Graph", "Taken", "Watch"]
+__all__ = ["Taken", "Watch"]
 
 Identity = tuple[object, ...]
 Gradients = tuple[torch.Tensor | None, ...]
-
-NO_HOOKS = (0, 0, 0)
+Rows = dict[Identity, int]
+Sent = tuple[int, int, Identity, int, int]
+"""The one contribution to an input: the tensor's id (not the tensor: nothing is kept), its version,
+its identity, its row, its form."""
 
 PERMUTING = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
 """Pass on the very memory that they received, in another order."""
-
-
-class Graph:
-    """The graph reached from some nodes, walked without recursion: graphs are 10^6 nodes deep.
-
-    Its columns have one item for each node, in the order of the walk. Edges are numbered sender by
-    sender, by output.
-    """
-
-    def __init__(self, roots: Iterable[tuple[Any, int]]) -> None:
-        self.nodes: list[Any] = []
-        self.kinds: list[NodeKind] = []
-        self.origins: list[Origin] = []
-        self.saved: list[Saved] = []
-        self.hooks: list[tuple[int, int, int]] = []
-        self.index: dict[Any, int] = {}
-        self.edges = array("q")
-        """Four numbers each: sender, output, receiver, input."""
-        self.first = array("q")
-        """Where in `edge_of` the outputs of a node begin."""
-        self.edge_of = array("q")
-        """For each output its edge, -1 where there is none."""
-        self._roots: list[tuple[int, int]] = []
-        self._met: set[tuple[int, int] | int] = set()
-        self._shared: set[tuple[int, int] | int] = set()
-        self._walk(roots)
-        self.ran = bytearray(len(self.nodes))
-        self.runs_python = any(
-            kind.custom or (origin.lazy and not kind.accumulates)
-            for kind, origin in zip(self.kinds, self.origins, strict=True)
-        )
-        """Whether code of the user may run while the engine does."""
-        self.is_alone = self._alone()
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def edge(self, number: int) -> tuple[int, int, int, int]:
-        """Sender, output, receiver, input."""
-        return tuple(self.edges[4 * number : 4 * number + 4])  # type: ignore[return-value]
-
-    def all_edges(self) -> Iterator[tuple[int, int, int, int]]:
-        numbers = iter(self.edges)
-        return zip(numbers, numbers, numbers, numbers, strict=True)
-
-    def receivers(self, node: int) -> Iterator[int]:
-        """The nodes that a node sends to."""
-        end = self.first[node + 1] if node + 1 < len(self.first) else len(self.edge_of)
-        return (self.edges[4 * e + 2] for e in self.edge_of[self.first[node] : end] if e >= 0)
-
-    def outputs(self, node: int) -> Iterator[tuple[int, int, int]]:
-        """Of each output that goes somewhere its number, the receiver and the input there."""
-        end = self.first[node + 1] if node + 1 < len(self.first) else len(self.edge_of)
-        for edge in self.edge_of[self.first[node] : end]:
-            if edge >= 0:
-                _, output, receiver, place = self.edge(edge)
-                yield output, receiver, place
-
-    def times_fed(self) -> Counter[tuple[int, int]]:
-        """How many contributions and gradients of roots each input of a node gets."""
-        fed = Counter(self._roots)
-        fed.update((receiver, place) for _, _, receiver, place in self.all_edges())
-        return fed
-
-    def _walk(self, roots: Iterable[tuple[Any, int]]) -> None:
-        for node, place in roots:
-            self._roots.append((self._reach(node), place))
-            self._feed(*self._roots[-1])
-        edges, edge_of, first = self.edges, self.edge_of, self.first
-        find, met, feed = self.index.get, self._met, self._feed
-        count = 0
-        for number, node in enumerate(self.nodes):  # which grows meanwhile
-            first.append(len(edge_of))
-            for output, (below, place) in enumerate(node.next_functions):
-                if below is None:
-                    edge_of.append(-1)
-                    continue
-                receiver = find(below)
-                if receiver is None:
-                    receiver = self._reach(below)
-                if place or receiver in met:
-                    feed(receiver, place)
-                else:
-                    met.add(receiver)
-                edge_of.append(count)
-                edges.extend((number, output, receiver, place))
-                count += 1
-
-    def _reach(self, node: Any) -> int:
-        number = self.index.get(node)
-        if number is None:
-            number = self.index[node] = len(self.nodes)
-            metadata = node.metadata
-            kind, origin = kind_of(node), origin_in(metadata)
-            # A node that double backward made holds on to the node it came from: no need.
-            metadata.pop("parent_", None)
-            self.nodes.append(node)
-            self.kinds.append(kind)
-            self.origins.append(origin)
-            self.saved.append(saved_of(node, kind, origin.lazy))
-            self.hooks.append(NO_HOOKS)
-        return number
-
-    def _feed(self, receiver: int, place: int) -> None:
-        key = (receiver, place) if place else receiver
-        if key in self._met:
-            self._shared.add(key)
-        else:
-            self._met.add(key)
-
-    def _alone(self) -> bytearray:
-        """For each edge whether nothing else, not even a root's gradient, meets its end."""
-        self._met.clear()
-        if not self._shared:
-            return bytearray(b"\1" * (len(self.edges) // 4))
-        shared = self._shared
-        return bytearray(
-            ((receiver, place) if place else receiver) not in shared
-            for _, _, receiver, place in self.all_edges()
-        )
 
 
 class Taken:
@@ -180,36 +61,55 @@ class Watch:
         self._shelf = shelf if journal.detail == "edges" else BlindShelf()
         self._is_blind = journal.detail != "edges"
         self._form = journal.form
+        self._forms = journal.ordinary_forms
         self._user_hooks = hooks
         self._first: Callable[[], None] | None = on_first
         self._on_error = on_error
         self._hooked: list[dict[int, Any]] = []
         self._ids: list[int] = []
-        # The one contribution to an input, where it is alone, by node and input: the tensor's id
-        # (not the tensor: nothing is kept), its version, its identity, its row, its form.
-        self._alone: dict[tuple[int, int], tuple[int, int, Identity, int, int]] = {}
+        self._sent: dict[int, Sent] = {}
+        """What was sent along edges whose end nothing else meets."""
         self._arrived: dict[int, tuple[Identity, int]] = {}
 
     def hook(self) -> None:
-        graph, after = self._graph, self._after
+        graph, leaves, tensor_hooks = self._graph, self._graph.leaves, self._graph.tensor_hooks
+        before = self._note_before if self._is_blind else self._before
+        after = self._note_after if self._is_blind else self._hook_after()
+        hooked, ids = self._hooked, self._ids
         for number, (node, kind) in enumerate(zip(graph.nodes, graph.kinds, strict=True)):
-            if kind.accumulates:
-                before = self._place(node.register_prehook(partial(self._before, number)))
-                on_buffer = len(getattr(node.variable, "_post_accumulate_grad_hooks", None) or ())
-                hooks = (hooks_before(node, before), 0, on_buffer)
-            else:
-                before = 0
-                if kind.custom:
-                    before = self._place(node.register_prehook(partial(self._before, number)))
-                behind = self._place(node.register_hook(partial(after, number)))
-                hooks = (hooks_before(node, before), behind, 0)
-            if hooks != NO_HOOKS:
-                graph.hooks[number] = hooks
-                graph.runs_python = True
-            if hooks[0] or hooks[2]:
-                lines = self._user_hooks.lines_of(node)
-                if lines:
-                    graph.saved[number] = graph.saved[number].having("hooked_at", lines)
+            if number in leaves or kind.custom:
+                self._hook_leaf_or_custom(number, before, after)
+                continue
+            handle = node.register_hook(partial(after, number))
+            hooks = handle.hooks_dict_ref()
+            hooked.append(hooks)
+            ids.append(handle.id)
+            if len(hooks) > 1 or number in tensor_hooks:
+                self._note_hooks(number, hooks_before(node, 0), len(hooks) - 1, 0)
+
+    def _hook_leaf_or_custom(
+        self, number: int, before: Callable[..., None], after: Callable[..., None]
+    ) -> None:
+        node, leaf = self._graph.nodes[number], self._graph.leaves.get(number)
+        prehooks = self._place(node.register_prehook(partial(before, number)))
+        behind = on_buffer = 0
+        if leaf is None:
+            behind = self._place(node.register_hook(partial(after, number)))
+        else:
+            on_buffer = len(getattr(leaf, "_post_accumulate_grad_hooks", None) or ())
+        self._note_hooks(number, hooks_before(node, prehooks), behind, on_buffer)
+
+    def _note_hooks(self, number: int, before: int, behind: int, on_buffer: int) -> None:
+        """Hooks of the user on a node."""
+        if not (before or behind or on_buffer):
+            return
+        graph = self._graph
+        graph.hooks[number] = (before, behind, on_buffer)
+        graph.runs_python = True
+        if before or on_buffer:
+            lines = self._user_hooks.lines_of(graph.nodes[number])
+            if lines:
+                graph.saved[number] = graph.saved[number].having("hooked_at", lines)
 
     def _place(self, handle: Any) -> int:
         """Remember a hook of ours; how many others are there."""
@@ -222,54 +122,130 @@ class Watch:
         for hooks, number in zip(self._hooked, self._ids, strict=True):
             hooks.pop(number, None)
         self._hooked, self._ids = [], []
-        self._alone.clear()
+        self._sent.clear()
+
+    def _start(self) -> None:
+        """Called in the first hook."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            first()
 
     def _before(self, number: int, received: Gradients) -> None:
         """The pre-hook of a leaf or a Python function."""
         try:
-            self._start(number)
-            if self._is_blind:
-                self._note(number, (), received)
-                return
-            rows = self._receive(number, received)
-            if self._graph.kinds[number].accumulates:
+            self._start()
+            graph = self._graph
+            graph.ran[number] = 1
+            rows: Rows = {}
+            for place, gradient in enumerate(received):
+                if gradient is not None:
+                    self._receive(number, place, gradient, rows)
+            if number in graph.leaves:
                 self._arrived[number] = next(iter(rows.items()), ((), -1))
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
             self._on_error(error)
 
-    def _after(self, number: int, sent: Gradients, received: Gradients) -> None:
-        """The post-hook of every other node, and of a Python function."""
+    def _hook_after(self) -> Callable[[int, Gradients, Gradients], None]:
+        """The post-hook of every other node, and of a Python function, which has a pre-hook too.
+
+        It runs for each node of each call. What is usual stands in it, with all it needs in reach:
+        small tensors in plain memory, received as they were sent.
+        """
+        graph, plan, ran, sent_along = self._graph, self._graph.plan, self._graph.ran, self._sent
+        first, edge_of, marks, fed, hooks = (
+            plan.first,
+            plan.edge_of,
+            plan.marks,
+            plan.fed,
+            graph.hooks,
+        )
+        customs = {n for n, k in enumerate(graph.kinds) if k.custom} if plan.has_custom else ()
+        forms, form_of = self._forms, self._form
+        receive, send, add_small = self._receive, self._send, self._shelf.add_small
+        add_edge, add_receipt = self.taken.contributions.append, self.taken.receipts.append
+        Tensor, float32, float64 = torch.Tensor, torch.float32, torch.float64  # noqa: N806
+        keys, ordinary, small = keys_of, ORDINARY, ARENA_ELEMENTS
+
+        def after(number: int, sent: Gradients, received: Gradients) -> None:
+            try:
+                if self._first is not None:
+                    self._start()
+                ran[number] = 1
+                rows: Rows = {}
+                for place, gradient in enumerate(received):
+                    if gradient is None or number in customs:
+                        continue
+                    came = None if place else sent_along.get(fed[number])
+                    if (
+                        came is not None
+                        and id(gradient) == came[0]
+                        and gradient._version == came[1]
+                        and type(gradient) is Tensor
+                        and number not in hooks
+                    ):
+                        del sent_along[fed[number]]
+                        _, _, same, row, form = came
+                        rows[same] = row
+                        add_receipt(number)
+                        add_receipt(0)
+                        add_receipt(form)
+                        add_receipt(row)
+                    else:
+                        receive(number, place, gradient, rows)
+                output = first[number]
+                for gradient in sent:
+                    edge = edge_of[output]
+                    output += 1
+                    if gradient is None or edge < 0:
+                        continue
+                    if (
+                        type(gradient) is not Tensor
+                        or keys(gradient).raw_repr() != ordinary
+                        or not 0 < (elements := gradient.numel()) <= small
+                        or not gradient.is_contiguous()
+                        or ((dtype := gradient.dtype) is not float32 and dtype is not float64)
+                    ):
+                        send(number, edge, gradient, rows)
+                        continue
+                    version = gradient._version
+                    same = (gradient.data_ptr(), version, elements, dtype)
+                    found = rows.get(same)
+                    if found is None:
+                        found = rows[same] = add_small(same, marks[edge] & KEPT)
+                    known = forms.get((gradient.shape, dtype))
+                    form = form_of(gradient) if known is None else known
+                    add_edge(edge)
+                    add_edge(form)
+                    add_edge(found)
+                    if marks[edge] & ALONE:
+                        sent_along[edge] = (id(gradient), version, same, found, form)
+            except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+                self._on_error(error)
+
+        return after
+
+    def _note_before(self, number: int, received: Gradients) -> None:
+        """The pre-hook where only shapes are taken."""
+        self._note_after(number, (), received)
+
+    def _note_after(self, number: int, sent: Gradients, received: Gradients) -> None:
+        """The post-hook where only shapes are taken."""
         try:
-            self._start(number)
-            if self._is_blind:
-                self._note(number, sent, received)
-                return
-            rows: dict[Identity, int] = {}
-            if not self._graph.kinds[number].custom:
-                rows = self._receive(number, received)
-            self._send(number, sent, rows)
-        except Exception as error:  # noqa: BLE001
-            self._on_error(error)
-
-    def _note(self, number: int, sent: Gradients, received: Gradients) -> None:
-        """Only the shapes."""
-        graph, taken, form = self._graph, self.taken, self._form
-        if not (sent and graph.kinds[number].custom):
-            for place, gradient in enumerate(received):
+            self._start()
+            graph, taken, form = self._graph, self.taken, self._form
+            graph.ran[number] = 1
+            if not (sent and graph.kinds[number].custom):
+                for place, gradient in enumerate(received):
+                    if gradient is not None:
+                        taken.receipts.extend((number, place, form(gradient), -1))
+            start = graph.first[number]
+            for output, gradient in enumerate(sent):
                 if gradient is not None:
-                    taken.receipts.extend((number, place, form(gradient), -1))
-        start = graph.first[number]
-        for output, gradient in enumerate(sent):
-            if gradient is not None:
-                edge = graph.edge_of[start + output]
-                if edge >= 0:
-                    taken.contributions.extend((edge, form(gradient), -1))
-
-    def _start(self, number: int) -> None:
-        if self._first is not None:
-            first, self._first = self._first, None
-            first()
-        self._graph.ran[number] = 1
+                    edge = graph.edge_of[start + output]
+                    if edge >= 0:
+                        taken.contributions.extend((edge, form(gradient), -1))
+        except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+            self._on_error(error)
 
     def took_over(self, number: int, content: torch.Tensor) -> int | None:
         """The row of what a leaf received, if that very tensor is its buffer now, unchanged.
@@ -285,36 +261,28 @@ class Watch:
         """What a leaf received, and its row."""
         return self._arrived.get(number, ((), -1))
 
-    def _receive(self, number: int, received: Gradients) -> dict[Identity, int]:
-        """Take what a node received; the rows by tensor, for what it passes on as it is."""
-        rows: dict[Identity, int] = {}
-        graph = self._graph
-        for place, gradient in enumerate(received):
-            if gradient is None:
-                continue
-            alone = self._alone.pop((number, place), None)
-            if alone is not None and not graph.hooks[number][0]:
-                address, version, same, row, form = alone
-                if (
-                    identity(gradient) == same
-                    if type(gradient) is not torch.Tensor
-                    else (
-                        (id(gradient) == address and gradient._version == version)
-                        or identity(gradient) == same
-                    )
-                ):
-                    rows[same] = row
-                    self.taken.receipts.extend((number, place, form, row))
-                    continue
-            self._count_prehooks(number)
-            same = identity(gradient)
-            row = rows.get(same, -1) if same else -1
-            if row < 0:
-                row = self._measure(gradient, same, kept=graph.kinds[number].accumulates)
-            if same:
-                rows[same] = row
-            self.taken.receipts.extend((number, place, self._form(gradient), row))
-        return rows
+    def _receive(self, number: int, place: int, gradient: torch.Tensor, rows: Rows) -> None:
+        """Take what a node received; note its row, for what the node passes on as it is."""
+        plan = self._graph.plan
+        edge = plan.more_fed.get((number, place), -1) if place else plan.fed[number]
+        alone = self._sent.pop(edge, None)
+        if (
+            alone is not None
+            and not self._graph.hooks.get(number, NO_HOOKS)[0]
+            and _is_still(gradient, alone)
+        ):
+            _, _, same, row, form = alone
+            rows[same] = row
+            self.taken.receipts.extend((number, place, form, row))
+            return
+        self._count_prehooks(number)
+        same = identity(gradient)
+        row = rows.get(same, -1) if same else -1
+        if row < 0:
+            row = self._measure(gradient, same, kept=number in self._graph.leaves)
+        if same:
+            rows[same] = row
+        self.taken.receipts.extend((number, place, self._form(gradient), row))
 
     def _measure(self, gradient: torch.Tensor, same: Identity, **how: Any) -> int:
         row = self._shelf.add(gradient, same, **how)
@@ -327,56 +295,54 @@ class Watch:
         node would cost more than to ask here.
         """
         graph = self._graph
-        if graph.kinds[number].accumulates or graph.kinds[number].custom:
+        if number in graph.leaves or graph.kinds[number].custom:
             return  # has one of ours, counted already
         handle = graph.nodes[number].register_prehook(_ignore)
         prehooks = len(handle.hooks_dict_ref()) - 1
         handle.remove()
-        graph.hooks[number] = (
-            hooks_before(graph.nodes[number], prehooks), *graph.hooks[number][1:]
-        )  # fmt: skip
+        before = hooks_before(graph.nodes[number], prehooks)
+        known = graph.hooks.get(number, NO_HOOKS)
+        if before != known[0]:
+            graph.hooks[number] = (before, *known[1:])
 
-    def _send(self, number: int, sent: Gradients, rows: dict[Identity, int]) -> None:
-        graph, shelf = self._graph, self._shelf
-        edges, taken = graph.edges, self.taken.contributions
-        place = graph.first[number]
-        for gradient in sent:
-            edge = graph.edge_of[place]
-            place += 1
-            if gradient is None or edge < 0:
-                continue
-            same = identity(gradient)
-            row = rows.get(same, -1) if same else -1
-            if row < 0 or not shelf.has_fingerprint(row):
-                receiver = graph.kinds[edges[4 * edge + 2]]
-                if is_small(same):
-                    row = shelf.add_small(same, kept=receiver.accumulates)
-                elif gradient.numel() > ARENA_ELEMENTS:
-                    row = self._measure(gradient, same, **self._how(edge, gradient, same, rows))
-                else:
-                    row = self._measure(gradient, same, kept=receiver.accumulates)
-            form = self._form(gradient)
-            if same:
-                rows[same] = row
-                if graph.is_alone[edge] and row >= 0:
-                    self._alone[edges[4 * edge + 2], edges[4 * edge + 3]] = (
-                        id(gradient), gradient._version, same, row, form,
-                    )  # fmt: skip
-            taken.extend((edge, form, row))
+    def _send(self, number: int, edge: int, gradient: torch.Tensor, rows: Rows) -> None:
+        """Take what a node sends along an edge."""
+        same = identity(gradient)
+        row = rows.get(same, -1) if same else -1
+        if row < 0 or not self._shelf.has_fingerprint(row):
+            kept = bool(self._graph.plan.marks[edge] & KEPT)
+            if is_small(same):
+                row = self._shelf.add_small(same, kept)
+            elif gradient.numel() > ARENA_ELEMENTS:
+                row = self._measure(gradient, same, **self._how(edge, same, rows))
+            else:
+                row = self._measure(gradient, same, kept=kept)
+        form = self._form(gradient)
+        if same:
+            rows[same] = row
+            if self._graph.plan.marks[edge] & ALONE and row >= 0:
+                self._sent[edge] = (id(gradient), gradient._version, same, row, form)
+        self.taken.contributions.extend((edge, form, row))
 
-    def _how(
-        self, edge: int, gradient: torch.Tensor, same: Identity, rows: dict[Identity, int]
-    ) -> dict[str, Any]:
+    def _how(self, edge: int, same: Identity, rows: Rows) -> dict[str, Any]:
         """How to measure a large tensor: see `Shelf.add`."""
-        receiver = self._graph.edges[4 * edge + 2]
-        kind = self._graph.kinds[receiver]
+        mark, receiver = self._graph.plan.marks[edge], self._graph.edges[4 * edge + 2]
         waits = (
-            kind.name in PERMUTING
-            and bool(self._graph.is_alone[edge])
-            and not self._graph.hooks[receiver][0]
+            self._graph.kinds[receiver].name in PERMUTING
+            and bool(mark & ALONE)
+            and not self._graph.hooks.get(receiver, NO_HOOKS)[0]
         )
         like = next((row for known, row in rows.items() if known[:2] == same[:2]), None)
-        return {"kept": kind.accumulates, "projected": not waits, "like": like}
+        return {"kept": bool(mark & KEPT), "projected": not waits, "like": like}
+
+
+def _is_still(gradient: torch.Tensor, sent: Sent) -> bool:
+    """Whether what arrived is the tensor that was sent, unchanged."""
+    address, version, same, _, _ = sent
+    is_known = (
+        type(gradient) is torch.Tensor and id(gradient) == address and gradient._version == version
+    )
+    return is_known or identity(gradient) == same
 
 
 def _is_distributed() -> bool:

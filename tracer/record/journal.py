@@ -71,6 +71,8 @@ class Journal:
         self._lock = threading.RLock()
         self._forms: dict[Hashable, int] = {}
         self._known: dict[type, dict[Hashable, int]] = {Form: self._forms}
+        self.ordinary_forms: dict[tuple[torch.Size, torch.dtype], int] = {}
+        """Ids of forms on the CPU, by shape and dtype, as far as they were asked for."""
         self._orders = itertools.count(1)
         self._began = time.perf_counter()
         self.step = 1
@@ -101,11 +103,14 @@ class Journal:
         number = self._forms.get(key)
         if number is not None:
             return number
-        return self.intern(
+        number = self.intern(
             Form,
             key,
             lambda id: Form(id, shape_of(tensor), str(key[1]).removeprefix("torch."), str(key[2])),
         )
+        if key[2].type == "cpu":
+            self.ordinary_forms[key[:2]] = number
+        return number
 
     def layout(self, key: bytes, make: Callable[[], Layout]) -> int:
         """The id of the layout with this signature."""

@@ -20,7 +20,8 @@ from tracer.events import (
     Root,
     Structure,
 )
-from tracer.record.hooks import NO_HOOKS, Graph, Taken
+from tracer.record.graphs import NO_HOOKS, SHORT, Graph
+from tracer.record.hooks import Taken
 from tracer.record.journal import Interned, Journal, digest
 from tracer.record.nodes import NodeKind, Saved
 from tracer.record.sources import UNKNOWN, Origin
@@ -35,6 +36,14 @@ _states = Interned()
 
 def structure_of(graph: Graph, buffers: dict[int, int], journal: Journal) -> int:
     """The id of the graph's structure. `buffers` has the buffer that a node writes."""
+    written = tuple(buffers.values())
+    known = graph.plan.structures.get(written)
+    if known is None:
+        known = graph.plan.structures[written] = _intern_structure(graph, buffers, journal)
+    return known
+
+
+def _intern_structure(graph: Graph, buffers: dict[int, int], journal: Journal) -> int:
     numbers = array("q")
     for kind, origin in zip(graph.kinds, graph.origins, strict=True):
         numbers.append(_face(kind, origin))
@@ -89,12 +98,44 @@ def describe_call(
     captures: Sequence[Capture],
     readings: Sequence[Reading],
 ) -> int:
-    """The id of a call's layout."""
+    """The id of a call's layout.
+
+    In most calls all is where it was in an earlier one over such a graph.
+    """
+    key = (
+        structure, rows, tuple(roots), tuple(readings), tuple(captures),
+        tuple([saved.state if saved.state >= 0 else _state(saved) for saved in graph.saved]),
+        tuple(graph.hooks.items()), bytes(graph.ran), taken.contributions.tobytes(),
+        taken.receipts.tobytes(),
+    )  # fmt: skip
+    known = graph.plan.layouts.get(key)
+    if known is None:
+        known = _intern_layout(journal, structure, graph, taken, rows, roots, captures, readings)
+        if len(graph) <= SHORT:
+            if len(graph.plan.layouts) >= MOST_LAYOUTS:
+                graph.plan.layouts.clear()
+            graph.plan.layouts[key] = known
+    return known
+
+
+MOST_LAYOUTS = 16
+"""Of one graph, to be compared with."""
+
+
+def _intern_layout(
+    journal: Journal,
+    structure: int,
+    graph: Graph,
+    taken: Taken,
+    rows: Rows,
+    roots: Sequence[Root],
+    captures: Sequence[Capture],
+    readings: Sequence[Reading],
+) -> int:
     numbers = array("q", (structure, len(taken.contributions)))
     numbers.extend(_state(saved) for saved in graph.saved)
-    for node, hooks in enumerate(graph.hooks):
-        if hooks is not NO_HOOKS:
-            numbers.extend((node, *hooks))
+    for node, hooks in sorted(graph.hooks.items()):
+        numbers.extend((node, *hooks))
     numbers.extend(_tail(rows, captures, readings))
     numbers.append(_states(tuple(roots)))
     return journal.layout(
@@ -165,8 +206,9 @@ def _names_of(saved: Saved) -> tuple[str, ...]:
 def _node_states(graph: Graph) -> Iterator[NodeState]:
     """The states of all nodes; their numbers lie one after the other in `Call.scalars`."""
     first = 0
-    for index, (saved, hooks) in enumerate(zip(graph.saved, graph.hooks, strict=True)):
+    for index, saved in enumerate(graph.saved):
         names = _names_of(saved)
         plain: dict[str, Any] = dict(saved.plain)
+        hooks = graph.hooks.get(index, NO_HOOKS)
         yield NodeState(index, plain, names, first, hooks, bool(graph.ran[index]))
         first += len(names)

@@ -40,6 +40,7 @@ from tracer.record.shards import Place, place_of
 from tracer.record.signs import COLUMNS, column_signs, project_at, project_ones, row_signs
 
 __all__ = [
+    "ORDINARY",
     "BlindShelf",
     "Measured",
     "Shelf",
@@ -47,6 +48,7 @@ __all__ = [
     "identity",
     "is_small",
     "is_transformed",
+    "keys_of",
     "plain",
     "quietly",
     "shelf_for",
@@ -62,14 +64,14 @@ DOUBLES = (torch.float64, torch.complex128)
 _MEASURED_AS_THEY_ARE = (torch.float32, torch.float64)
 
 CPU = torch.device("cpu")
-_keys_of = torch._C._dispatch_keys
-_ORDINARY = _keys_of(torch.empty(0, device="cpu")).raw_repr()
+keys_of = torch._C._dispatch_keys
+ORDINARY = keys_of(torch.empty(0, device="cpu")).raw_repr()
 """The dispatch keys of a strided tensor on the CPU that nobody wraps, negates or conjugates."""
 
 
 def is_ordinary(tensor: torch.Tensor) -> bool:
     """Whether its values lie in plain memory of the CPU: nothing is wrapped, lazy or sparse."""
-    return type(tensor) is torch.Tensor and _keys_of(tensor).raw_repr() == _ORDINARY
+    return type(tensor) is torch.Tensor and keys_of(tensor).raw_repr() == ORDINARY
 
 
 def identity(tensor: torch.Tensor) -> tuple[object, ...]:
@@ -175,22 +177,22 @@ class Shelf:
         if not same:
             same = identity(tensor)
         if is_small(same):
-            return self.add_small(same, kept=kept, recalled=recalled)
+            return self.recall_small(same) if recalled else self.add_small(same, kept)
         with quietly():
             how = _How(like, kept or recalled, recalled, projected)
             return self._add(tensor, how)
 
-    def add_small(
-        self, same: tuple[Any, ...], *, kept: bool = False, recalled: bool = False
-    ) -> int:
+    def add_small(self, same: tuple[Any, ...], kept: object = False) -> int:
         """Measure a tensor by its `identity` alone, which `is_small`."""
         address, _, elements, dtype = same
-        row = (elements, False, dtype is torch.float64)
-        if not recalled:
-            return self._copy(row, dtype, address, kept)
+        return self._copy((elements, False, dtype is torch.float64), dtype, address, kept)
+
+    def recall_small(self, same: tuple[Any, ...]) -> int:
+        """The same of a buffer: the very bytes that were measured are not measured twice."""
+        address, _, elements, dtype = same
         known = arenas.recalled(address, elements, dtype)
         if known is None:
-            return self._copy(row, dtype, address, True)
+            return self.add_small(same, True)
         return self.put(same, known)
 
     def put(self, same: tuple[Any, ...], known: bytes) -> int:
@@ -202,7 +204,7 @@ class Shelf:
             self._small[number] = ctypes.string_at(address, elements * dtype.itemsize)
         return number
 
-    def _copy(self, row: Row, dtype: torch.dtype, address: int, kept: bool = False) -> int:
+    def _copy(self, row: Row, dtype: torch.dtype, address: int, kept: object = False) -> int:
         with self._lock:
             arena = self._arenas.get(dtype)
             if arena is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -68,17 +69,24 @@ class NodeKind:
     """All plain attributes at once, where there is nothing else to look at."""
     known: dict[tuple[Any, ...], Saved] = field(default_factory=dict)
     """What such a node has saved, by these."""
+    number: int = field(default_factory=itertools.count().__next__)
 
 
 _kinds: dict[tuple[type, str], NodeKind] = {}
+_kinds_of_types: dict[type, NodeKind] = {}
 
 
 def kind_of(node: Any) -> NodeKind:
     """The kind of a node, worked out once for each class."""
-    name = node.name()
-    kind = _kinds.get((type(node), name))
+    kind = _kinds_of_types.get(type(node))
     if kind is None:
-        kind = _kinds[type(node), name] = _inspect(node, name)
+        name = node.name()
+        kind = _kinds.get((type(node), name))
+        if kind is None:
+            kind = _kinds[type(node), name] = _inspect(node, name)
+        # Nodes that torch has no class for share one, and have names of their own.
+        if type(node).__name__ == kind.name:
+            _kinds_of_types[type(node)] = kind
     return kind
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracer.record.hooks import Graph
+from tracer.record.graphs import Graph
 
 __all__ = ["Retained"]
 

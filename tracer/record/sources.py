@@ -18,6 +18,7 @@ create_graph asks for a graph, and when other threads may be building theirs.
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import os
 import sys
@@ -42,11 +43,11 @@ from tracer.record.patches import Patches
 
 __all__ = [
     "UNKNOWN",
+    "Mark",
     "NodeWatch",
     "Origin",
     "SavedTensorHooks",
     "Sources",
-    "origin_in",
     "origin_of",
 ]
 
@@ -72,18 +73,24 @@ DROPPERS = frozenset(
 
 
 class Origin(NamedTuple):
-    """Where a node comes from: ids in the journal; `lazy` where its saved tensors have hooks."""
+    """Where a node comes from: ids in the journal; `lazy` where its saved tensors have hooks.
+
+    `number` tells those apart that differ, in all recordings of this process.
+    """
 
     source: int | None
     module: int | None
     called: str
     lazy: bool
+    number: int
 
 
-UNKNOWN = Origin(None, None, "", True)
+_numbers = itertools.count()
+
+UNKNOWN = Origin(None, None, "", True, next(_numbers))
 
 
-class _Mark(list[str]):
+class Mark(list[str]):
     """What we leave in a node's metadata: a traceback for torch, an origin for us."""
 
     __slots__ = ("origin",)
@@ -93,13 +100,8 @@ class _Mark(list[str]):
 
 def origin_of(node: Any) -> Origin:
     """The origin of a node, UNKNOWN if it was made while nobody watched."""
-    return origin_in(node.metadata)
-
-
-def origin_in(metadata: dict[str, Any]) -> Origin:
-    """The origin of a node by its metadata."""
-    mark = metadata.get("traceback_")
-    return mark.origin if type(mark) is _Mark else UNKNOWN
+    mark = node.metadata.get("traceback_")
+    return mark.origin if type(mark) is Mark else UNKNOWN
 
 
 class SavedTensorHooks:
@@ -150,7 +152,7 @@ class Sources:
         self._codes = _Codes(self._judge)
         self._known: dict[tuple[int, ...], int] = {}
         self._origins: dict[tuple[object, ...], Origin] = {}
-        self._same: dict[Origin, Origin] = {}
+        self._same: dict[tuple[object, ...], Origin] = {}
         here = os.path.dirname(os.path.abspath(__file__))
         self._runner = os.path.join(here, "script.py")
         paths = sysconfig.get_paths()
@@ -261,8 +263,9 @@ class Sources:
                 called = ""
             if rate and (not called or called in DROPPERS):
                 called = f"{called or 'dropout'}({rate})"
-            found = Origin(self.innermost(frames), owner, called, lazy)
-            found = self._origins[key] = self._same.setdefault(found, found)
+            told = (self.innermost(frames), owner, called, lazy)
+            found = self._same.setdefault(told, Origin(*told, next(_numbers)))
+            self._origins[key] = found
         return found
 
 
@@ -408,7 +411,7 @@ class NodeWatch:
         if not self._watching or frame is None:
             return lines
         self._makers.add(threading.get_ident())
-        mark = _Mark(lines)
+        mark = Mark(lines)
         try:
             mark.origin = self._inherited() or self._sources.origin(frame)
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training

@@ -25,8 +25,8 @@ from torch.autograd.graph import GradientEdge, _engine_run_backward
 
 from tracer.events import Edit
 from tracer.record.deep import guard
+from tracer.record.graphs import Graph
 from tracer.record.hookcalls import RETAINS
-from tracer.record.hooks import Graph
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
 from tracer.record.layouts import describe_readings
