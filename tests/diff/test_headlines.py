@@ -37,6 +37,17 @@ def penalised(answers: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(answers, targets) + 0.1 * answers.pow(2).mean()
 
 
+def drifting(answers: Tensor, targets: Tensor) -> Tensor:
+    drift = answers.abs().mean()
+    error = (answers - targets).pow(2).mean()
+    return drift + error / 4
+
+
+def settled(answers: Tensor, targets: Tensor) -> Tensor:
+    error = (answers - targets).pow(2).mean()
+    return error / 4
+
+
 def per_sample(answers: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(answers, targets, reduction="sum") / len(answers)
 
@@ -82,6 +93,8 @@ RUNS: dict[str, Run] = {
     "normalised, as learned": Run(model=normalised(trains=False)),
     "penalised": Run(loss=penalised),
     "absolute": Run(loss=F.l1_loss),
+    "drifting": Run(loss=drifting),
+    "settled": Run(loss=settled),
     "per sample": Run(loss=per_sample),
     "plain": Edited(),
     "edited": Edited(lr=3),
@@ -153,6 +166,17 @@ def test_another_loss_is_not_called_other_data(name: str, said: str, trace: Trac
 
     assert headline(text) == "Different losses: their gradients differ from step 1 on."
     assert section(text, "where they part")[0].startswith(said)
+
+
+def test_a_loss_that_only_one_run_adds_is_named_and_stands_beside_none(trace: Traces) -> None:
+    text = text_of(trace("drifting"), trace("settled"))
+
+    said = section(text, "where they part")
+    assert "losses that are added: 2 in A, 1 in B" in said
+    (lone,) = [line for line in said if line.startswith("only A has drift = ")]
+    assert lone.startswith("only A has drift = answers.abs().mean(): the mean over all 32 items")
+    # The error weighs the same in both: there is no stage at which the two part.
+    assert not [line for line in said if line.startswith("first ")]
 
 
 def test_replicas_are_no_other_model(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from tracer.views.terminal import Ink, printable, table
 
 __all__ = ["difference_text", "gradient_sentences", "parting_sentences"]
 
+MOST_LONE = 3
 MOST_TABLES = 3
 MOST_WEIGHINGS = 12
 LINEAR = ("SGD", "ASGD")
@@ -450,6 +451,21 @@ def _parted(exhibit: Exhibit, lines: tuple[Lines, Lines]) -> Iterator[str]:
     counts = [len(verdict.terms) for verdict in exhibit.verdicts]
     if counts[0] != counts[1]:
         yield f"losses that are added: {counts[0]} in A, {counts[1]} in B"
+        yield from _lone(exhibit, lines)
+
+
+def _lone(exhibit: Exhibit, lines: tuple[Lines, Lines]) -> Iterator[str]:
+    """The losses that have no like in the other run, the first few of each."""
+    for side, name in enumerate("AB"):
+        beside = {id((parting.a, parting.b)[side]) for parting in exhibit.partings}
+        terms = exhibit.verdicts[side].terms
+        for term in [term for term in terms if id(term) not in beside][:MOST_LONE]:
+            text, place = (
+                lines[side].text(term.term.source, 36),
+                lines[side].place(term.term.source),
+            )
+            at = f"   ({place})" if place else ""
+            yield f"only {name} has {text or 'a loss'}: {term.words}{at}"
 
 
 def _loss(parting: Parting, lines: tuple[Lines, Lines]) -> str:

@@ -157,7 +157,7 @@ def _exhibit(a: Side, b: Side, members: Sequence[Match]) -> Exhibit:
     verdicts = (a.verdict(one, match.a), b.verdict(other, match.b))
     ledgers = (a.ledger(one, match.a), b.ledger(other, match.b))
     is_multiple = match.relation.kind in ("multiple", "near")
-    found = partings(*verdicts, ledgers, is_multiple=is_multiple)
+    found = partings(*verdicts, ledgers, (a.trace, b.trace), is_multiple=is_multiple)
     return Exhibit(match, tuple(members), verdicts, tuple(found), _explains(match, found))
 
 

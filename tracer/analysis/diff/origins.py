@@ -62,7 +62,9 @@ def origins_of(
     if not any(origin.kind == "graph" for origin in found):
         found += functions(*first, terms)
     found += normalisations(*first)
-    if not comparison.of_kind("nonfinite-a", "nonfinite-b"):
+    # The value of a call is that of all its losses: to be compared, each must have its like.
+    is_whole = terms == (len(partings), len(partings))
+    if is_whole and not comparison.of_kind("nonfinite-a", "nonfinite-b"):
         found += _losses(a, b, (match.a, match.b), partings)
     if len(calls[0]) == len(calls[1]) and not any(o.kind in EXPLAINING for o in found):
         found += islice(_nodes(a, b, *calls), 1)

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from tracer.analysis.diff.losses import paired
 from tracer.analysis.exact import is_same, product, said, tidy
 from tracer.analysis.ledger import Ledger, Row
 from tracer.analysis.rankaxis import rank_factor, world_of
 from tracer.analysis.strand import Factor
 from tracer.analysis.verdicts import TermVerdict, Verdict, reduction_word
 from tracer.semantics.effects import Exact
+from tracer.tracefile import Trace
 
 __all__ = ["Cell", "Parting", "Stage", "Weighing", "is_uneven", "partings"]
 
@@ -121,36 +123,20 @@ class Parting:
 
 
 def partings(
-    a: Verdict, b: Verdict, ledgers: tuple[Ledger, Ledger], *, is_multiple: bool
+    a: Verdict,
+    b: Verdict,
+    ledgers: tuple[Ledger, Ledger],
+    traces: tuple[Trace, Trace],
+    *,
+    is_multiple: bool,
 ) -> list[Parting]:
     """Each loss of A beside its like in B; losses that only one has are left out.
 
     `is_multiple` says that one gradient is, or nearly is, a multiple of the other. Where it is not,
     items of one more step, or of other weights, are no factor.
     """
-    found = [_parting(one, other, ledgers) for one, other in _paired(a.terms, b.terms)]
+    found = [_parting(one, other, ledgers) for one, other in paired(a.terms, b.terms, traces)]
     return found if is_multiple else [_without_factors(parting) for parting in found]
-
-
-def _paired(
-    a: Sequence[TermVerdict], b: Sequence[TermVerdict]
-) -> list[tuple[TermVerdict, TermVerdict]]:
-    """In order if there are as many; else those first that reduce alike."""
-    if len(a) == len(b):
-        return list(zip(a, b, strict=True))
-    left = list(b)
-    found = []
-    for one in a:
-        likes = [other for other in left if _shape_of(other) == _shape_of(one)] or left
-        if likes:
-            found.append((one, likes[0]))
-            left.remove(likes[0])
-    return found
-
-
-def _shape_of(term: TermVerdict) -> object:
-    row = term.rows[0]
-    return (reduction_word(row) if row.reductions else "", row.items)
 
 
 def _parting(a: TermVerdict, b: TermVerdict, ledgers: tuple[Ledger, Ledger]) -> Parting:
