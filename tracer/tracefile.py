@@ -249,7 +249,6 @@ class TraceWriter:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(SCHEMA)
-            self._db.execute("BEGIN")
             self.describe(info)
             self.commit()
         except sqlite3.Error as error:
@@ -302,18 +301,28 @@ class TraceWriter:
 
     def describe(self, info: RunInfo) -> None:
         """Write or replace what is known of the process."""
+        self._begin()
         self._db.executemany(
             "INSERT OR REPLACE INTO run VALUES (?, ?)",
             [(name, _json(value)) for name, value in asdict(info).items()],
         )
 
-    def add(self, fact: Fact) -> None:
-        """Write one fact; it is safe after the next `commit`."""
+    def add(self, fact: Fact, is_last: bool = False) -> None:
+        """Write one fact; it is safe after the next `commit`, or at once as the last for now."""
+        if not is_last:
+            self._begin()
+        # Alone it is a transaction by itself.
         WRITERS[type(fact)](self._db, fact)
+        if is_last:
+            self.commit()
+
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")
 
     def commit(self) -> None:
-        self._db.execute("COMMIT")
-        self._db.execute("BEGIN")
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
 
     def close(self, info: RunInfo) -> None:
         """Write the end of the run and fold the write-ahead log into the one file.
@@ -324,7 +333,7 @@ class TraceWriter:
         try:
             self.describe(info)
             self._db.execute("INSERT INTO run VALUES (?, ?)", (CHECKSUM, _json(checksum(self._db))))
-            self._db.execute("COMMIT")
+            self.commit()
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.execute("PRAGMA journal_mode=DELETE")
         except sqlite3.Error as error:
@@ -459,10 +468,23 @@ def _write_step(db: sqlite3.Connection, fact: Step) -> None:
         "INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         (
             fact.order, fact.step, fact.layout, fact.optimizer, _text(fact.kind),
-            _text(_json(fact.groups)), fact.source, fact.started, _text(fact.outcome),
+            _groups_text(fact.groups), fact.source, fact.started, _text(fact.outcome),
             fact.measurements, fact.values,
         ),
     )  # fmt: skip
+
+
+_written_groups: list[tuple[tuple[dict[str, Any], ...], str]] = []
+"""The groups of the last optimizers, the very objects, and their text."""
+
+
+def _groups_text(groups: tuple[dict[str, Any], ...]) -> str:
+    for known, text in _written_groups:
+        if known is groups:
+            return text
+    text = _text(_json(groups))
+    _written_groups[:] = [(groups, text), *_written_groups[:3]]
+    return text
 
 
 def _write_reset(db: sqlite3.Connection, fact: Reset) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.autograd.graph
 
-from tracer.events import Call, Capture, Reading, Root
+from tracer.events import Call, Capture
 from tracer.record.batches import Batches
 from tracer.record.buffers import read_buffers
 from tracer.record.deep import guard
@@ -21,7 +21,7 @@ from tracer.record.hookcalls import HookCalls
 from tracer.record.hooks import Watch
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Journal
-from tracer.record.layouts import describe_call, structure_of
+from tracer.record.layouts import Read, Start, describe_call, structure_of
 from tracer.record.measure import Shelf, can_be_put, identity, quietly, shelf_for
 from tracer.record.modules import Modules, variables
 from tracer.record.nodes import node_of
@@ -33,7 +33,7 @@ from tracer.record.straight import Left, Straight
 __all__ = ["BackwardCalls"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """What the engine was asked for; the arguments of `_engine_run_backward`, named."""
 
@@ -62,7 +62,7 @@ def _request(
     )  # fmt: skip
 
 
-@dataclass
+@dataclass(slots=True)
 class Running:
     """A backward call at work."""
 
@@ -77,8 +77,8 @@ class Running:
     started: float
     leaves: dict[int, int]
     """Node that writes a buffer -> buffer."""
-    roots: list[Root]
-    readings: list[Reading] = field(default_factory=list)
+    roots: list[Start]
+    readings: list[Read] = field(default_factory=list)
     batch: tuple[int, int] | None = None
     again: tuple[tuple[int, int], ...] = ()
     task: int = -1
@@ -219,9 +219,9 @@ class BackwardCalls(Instrument):
         graph: Graph,
         shelf: Shelf,
         users: list[FrameType],
-    ) -> list[Root]:
+    ) -> list[Start]:
         names = self._root_names(request.outputs, users)
-        roots = []
+        roots: list[Start] = []
         for output, (node, place), name, gradient in zip(
             request.outputs, places, names, request.gradients, strict=True
         ):
@@ -230,13 +230,13 @@ class BackwardCalls(Instrument):
             if known is None:
                 continue  # a GradientEdge with no gradient: the engine refuses it
             roots.append(
-                Root(
-                    node=graph.index[node],
-                    input=place,
-                    name=name,
-                    form=self._journal.form(known),
-                    gradient=None if gradient is None else shelf.add(gradient),
-                    value=shelf.add(output) if is_tensor else None,
+                (
+                    graph.index[node],
+                    place,
+                    name,
+                    self._journal.form(known),
+                    None if gradient is None else shelf.add(gradient),
+                    shelf.add(output) if is_tensor else None,
                 )
             )
         return roots
@@ -258,28 +258,28 @@ class BackwardCalls(Instrument):
     def _read(self, running: Running, moment: str) -> None:
         if not running.request.accumulates:
             return
-        leaves, watch = running.graph.leaves, running.watch
+        leaves, is_after = running.graph.leaves, moment == "after"
+        arrived = running.watch.taken_over() if is_after else {}
         left = []
         for index, buffer in running.leaves.items():
             leaf = self._modules.holder(leaves[index])
             if not is_leaf(leaf):
                 continue  # has become a result: the engine refuses to run the node
-            content = grad_of(leaf) if moment == "after" else None
-            row = None if content is None else watch.took_over(index, content)
-            if content is None or row is None:
+            same, row = arrived.get(index, ((), -1))
+            content = leaf.grad if row >= 0 else None
+            if content is None or identity(content) != same:
                 left.append((buffer, leaf))
             else:
-                form = self._journal.form(content)
-                running.readings.append(Reading(buffer, moment, form, row))
-                running.found[buffer] = (watch.arrived(index)[0], row)
+                running.readings.append((buffer, moment, self._journal.form(content), row))
+                running.found[buffer] = (same, row)
         rest = read_buffers(left, moment, running.shelf, self._journal)
         running.readings += rest
-        if moment == "after":
-            leaves = dict(left)
-            for reading in rest:
-                content = grad_of(leaves[reading.buffer])
-                if content is not None and reading.row is not None:
-                    running.found[reading.buffer] = (identity(content), reading.row)
+        if is_after:
+            others = dict(left)
+            for buffer, _, _, found in rest:
+                content = grad_of(others[buffer])
+                if content is not None and found is not None:
+                    running.found[buffer] = (identity(content), found)
 
     def _end(self, running: Running, outcome: str, result: Any) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import marshal
 import sys
 import threading
 import weakref
@@ -18,16 +19,18 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from tracer.events import Reading, Reset, Step
+from tracer.events import Reset, Step
 from tracer.record.instrument import Instrument
 from tracer.record.journal import Interned, Journal
-from tracer.record.layouts import describe_readings
+from tracer.record.layouts import Read, describe_readings
 from tracer.record.measure import Shelf, identity, quietly, shelf_for
 from tracer.record.modules import Modules
 from tracer.record.quiet import grad_of
 from tracer.record.shards import place_held
 from tracer.record.sources import Sources
 from tracer.record.straight import Left, Straight
+
+Groups = tuple[dict[str, Any], ...]
 
 __all__ = ["Resets", "Steps", "leaves_of_optimizer", "read_buffers"]
 
@@ -38,9 +41,9 @@ def read_buffers(
     shelf: Shelf,
     journal: Journal,
     left: Mapping[int, Left] = MappingProxyType({}),
-) -> list[Reading]:
+) -> list[Read]:
     """Measure the `.grad` of each leaf that has one. `left`: NOTE [Straight to the step]."""
-    readings = []
+    readings: list[Read] = []
     for buffer, leaf in leaves:
         gradient = grad_of(leaf)
         if gradient is not None:
@@ -49,7 +52,7 @@ def read_buffers(
                 row: int | None = shelf.put(*known)
             else:
                 row = shelf.add_part(gradient, place_held(leaf), recalled=True)
-            readings.append(Reading(buffer, moment, journal.form(gradient), row))
+            readings.append((buffer, moment, journal.form(gradient), row))
     return readings
 
 
@@ -130,6 +133,7 @@ class Steps(Instrument):
         self._straight = straight
         self._on_step = on_step
         self._optimizers = Interned()
+        self._groups: dict[int, tuple[bytes, Groups]] = {}
         self._on_thread = threading.local()
         self._valued: set[int] = set()
         self._handles: list[Any] = []
@@ -192,35 +196,44 @@ class Steps(Instrument):
             plain = {"buffers": [buffer for buffer, _ in members], "frozen": frozen}
             groups.append({**_options(group), **plain})
         # With a closure the gradients are made inside step(): nothing is consumed yet.
-        readings: list[Reading] = []
+        readings: list[Read] = []
         if not has_closure:
             unique = dict(leaves)
             readings = read_buffers(unique.items(), "consumed", shelf, self._journal, left)
             readings += self._first_values(unique, readings, shelf)
         measured = shelf.fetch()
+        number = self._optimizers(id(optimizer))
         return Step(
             order=self._journal.order(),
             step=self._journal.step,
             layout=describe_readings(self._journal, measured.rows, readings),
-            optimizer=self._optimizers(id(optimizer)),
+            optimizer=number,
             kind=type(optimizer).__qualname__,
-            groups=tuple(groups),
+            groups=self._same_groups(number, tuple(groups)),
             source=self._sources.innermost(users),
             started=self._journal.seconds(),
             measurements=measured.measurements,
             values=measured.values,
         )
 
+    def _same_groups(self, optimizer: int, groups: Groups) -> Groups:
+        """The very groups of the step before where nothing has changed: their text is known."""
+        try:
+            key = marshal.dumps(groups, 2)  # tells 1 from 1.0 and from True, as `==` does not
+        except ValueError:  # an option of a type of its own: an enumeration
+            return groups
+        known = self._groups.get(optimizer)
+        if known is None or known[0] != key:
+            known = self._groups[optimizer] = (key, groups)
+        return known[1]
+
     def _first_values(
-        self, leaves: dict[int, torch.Tensor], consumed: list[Reading], shelf: Shelf
-    ) -> list[Reading]:
+        self, leaves: dict[int, torch.Tensor], consumed: list[Read], shelf: Shelf
+    ) -> list[Read]:
         """The parameters themselves, once each: whether two runs began with the same weights."""
-        new = [reading.buffer for reading in consumed if reading.buffer not in self._valued]
+        new = [buffer for buffer, *_ in consumed if buffer not in self._valued]
         self._valued.update(new)
-        return [
-            Reading(id, "value", self._journal.form(leaves[id]), shelf.add(leaves[id]))
-            for id in new
-        ]
+        return [(id, "value", self._journal.form(leaves[id]), shelf.add(leaves[id])) for id in new]
 
 
 def _depth(frame: FrameType) -> int:
@@ -244,11 +257,16 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
     for name, value in group.items():
         if name in ("params", "param_names"):
             continue
+        if type(value) in SIMPLE:
+            options[name] = value
+            continue
         plain = [_plain(v) for v in value] if isinstance(value, tuple | list) else _plain(value)
         if plain is not _NOT_PLAIN and not (isinstance(plain, list) and _NOT_PLAIN in plain):
             options[name] = plain
     return options
 
+
+SIMPLE = frozenset({type(None), bool, int, float, str})
 
 _NOT_PLAIN = object()
 

@@ -74,11 +74,15 @@ class Watch:
     def hook(self) -> None:
         graph, leaves, tensor_hooks = self._graph, self._graph.leaves, self._graph.tensor_hooks
         before = self._note_before if self._is_blind else self._before
+        before_leaf = self._note_before if self._is_blind else self._hook_before_leaf()
         after = self._note_after if self._is_blind else self._hook_after()
         hooked, ids = self._hooked, self._ids
         for number, (node, kind) in enumerate(zip(graph.nodes, graph.kinds, strict=True)):
-            if number in leaves or kind.custom:
-                self._hook_leaf_or_custom(number, before, after)
+            if kind.accumulates:
+                self._hook_leaf(number, leaves[number], before_leaf)
+                continue
+            if kind.custom:
+                self._hook_custom(number, before, after)
                 continue
             handle = node.register_hook(partial(after, number))
             hooks = handle.hooks_dict_ref()
@@ -87,17 +91,20 @@ class Watch:
             if len(hooks) > 1 or number in tensor_hooks:
                 self._note_hooks(number, hooks_before(node, 0), len(hooks) - 1, 0)
 
-    def _hook_leaf_or_custom(
+    def _hook_leaf(self, number: int, leaf: torch.Tensor, before: Callable[..., None]) -> None:
+        node = self._graph.nodes[number]
+        prehooks = self._place(node.register_prehook(partial(before, number)))
+        on_buffer = len(getattr(leaf, "_post_accumulate_grad_hooks", None) or ())
+        if prehooks or on_buffer or leaf._backward_hooks or number in self._graph.tensor_hooks:
+            self._note_hooks(number, hooks_before(node, prehooks), 0, on_buffer)
+
+    def _hook_custom(
         self, number: int, before: Callable[..., None], after: Callable[..., None]
     ) -> None:
-        node, leaf = self._graph.nodes[number], self._graph.leaves.get(number)
+        node = self._graph.nodes[number]
         prehooks = self._place(node.register_prehook(partial(before, number)))
-        behind = on_buffer = 0
-        if leaf is None:
-            behind = self._place(node.register_hook(partial(after, number)))
-        else:
-            on_buffer = len(getattr(leaf, "_post_accumulate_grad_hooks", None) or ())
-        self._note_hooks(number, hooks_before(node, prehooks), behind, on_buffer)
+        behind = self._place(node.register_hook(partial(after, number)))
+        self._note_hooks(number, hooks_before(node, prehooks), behind, 0)
 
     def _note_hooks(self, number: int, before: int, behind: int, on_buffer: int) -> None:
         """Hooks of the user on a node."""
@@ -131,19 +138,56 @@ class Watch:
             first()
 
     def _before(self, number: int, received: Gradients) -> None:
-        """The pre-hook of a leaf or a Python function."""
+        """The pre-hook of a Python function."""
         try:
             self._start()
-            graph = self._graph
-            graph.ran[number] = 1
+            self._graph.ran[number] = 1
             rows: Rows = {}
             for place, gradient in enumerate(received):
                 if gradient is not None:
                     self._receive(number, place, gradient, rows)
-            if number in graph.leaves:
-                self._arrived[number] = next(iter(rows.items()), ((), -1))
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
             self._on_error(error)
+
+    def _hook_before_leaf(self) -> Callable[[int, Gradients], None]:
+        """The pre-hook of a leaf; as `_hook_after` says."""
+        graph, ran, sent_along, arrived = self._graph, self._graph.ran, self._sent, self._arrived
+        fed, hooks, receive = graph.plan.fed, graph.hooks, self._receive
+        add_receipt = self.taken.receipts.append
+        Tensor = torch.Tensor  # noqa: N806
+
+        def before(number: int, received: Gradients) -> None:
+            try:
+                if self._first is not None:
+                    self._start()
+                ran[number] = 1
+                gradient = received[0]
+                if gradient is None:
+                    return
+                came = sent_along.get(fed[number])
+                if (
+                    came is not None
+                    and id(gradient) == came[0]
+                    and gradient._version == came[1]
+                    and type(gradient) is Tensor
+                    and number not in hooks
+                ):
+                    del sent_along[fed[number]]
+                    _, _, same, row, form = came
+                    arrived[number] = (same, row)
+                    add_receipt(number)
+                    add_receipt(0)
+                    add_receipt(form)
+                    add_receipt(row)
+                else:
+                    rows: Rows = {}
+                    receive(number, 0, gradient, rows)
+                    if rows:
+                        arrived[number] = next(iter(rows.items()))
+            except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
+                self._on_error(error)
+
+        return before
 
     def _hook_after(self) -> Callable[[int, Gradients, Gradients], None]:
         """The post-hook of every other node, and of a Python function, which has a pre-hook too.
@@ -247,19 +291,15 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
             self._on_error(error)
 
-    def took_over(self, number: int, content: torch.Tensor) -> int | None:
-        """The row of what a leaf received, if that very tensor is its buffer now, unchanged.
+    def taken_over(self) -> dict[int, tuple[Identity, int]]:
+        """What leaves received, by node: its identity, its row; it may be their buffers now.
 
-        Told by address and version, as long as nothing that could write past these has run.
+        None of what cannot be told again by address and version, and none at all where something
+        has run that could write past these.
         """
-        same, row = self.arrived(number)
-        if row < 0 or not same or self._graph.runs_python or identity(content) != same:
-            return None
-        return None if _is_distributed() else row
-
-    def arrived(self, number: int) -> tuple[Identity, int]:
-        """What a leaf received, and its row."""
-        return self._arrived.get(number, ((), -1))
+        if self._graph.runs_python or _is_distributed():
+            return {}
+        return self._arrived
 
     def _receive(self, number: int, place: int, gradient: torch.Tensor, rows: Rows) -> None:
         """Take what a node received; note its row, for what the node passes on as it is."""

@@ -73,6 +73,8 @@ class Journal:
         self._known: dict[type, dict[Hashable, int]] = {Form: self._forms}
         self.ordinary_forms: dict[tuple[torch.Size, torch.dtype], int] = {}
         """Ids of forms on the CPU, by shape and dtype, as far as they were asked for."""
+        self.recent: dict[Hashable, int] = {}
+        """Ids of the layouts of the last events without a graph, by what they hold."""
         self._orders = itertools.count(1)
         self._began = time.perf_counter()
         self.step = 1
@@ -123,9 +125,7 @@ class Journal:
         """
         with self._lock:
             self.events += 1
-            self._writer.add(event)
-            if type(event) is not Reset:
-                self._writer.commit()
+            self._writer.add(event, type(event) is not Reset)
 
     def describe(self, info: RunInfo) -> None:
         """Write anew what is known of the process."""

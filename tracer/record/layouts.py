@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, starmap
 from typing import Any
 
 from tracer.events import (
@@ -26,9 +26,26 @@ from tracer.record.journal import Interned, Journal, digest
 from tracer.record.nodes import NodeKind, Saved
 from tracer.record.sources import UNKNOWN, Origin
 
-__all__ = ["Rows", "describe_call", "describe_pieces", "describe_readings", "structure_of"]
+__all__ = [
+    "Read",
+    "Rows",
+    "Start",
+    "describe_call",
+    "describe_pieces",
+    "describe_readings",
+    "structure_of",
+]
 
 Rows = tuple[tuple[int, bool, bool], ...]
+
+Read = tuple[int, str, int, int | None]
+"""A `Reading`: buffer, moment, form, row. There are two or three for each buffer in each step."""
+
+Start = tuple[int, int, str, int, int | None, int | None]
+"""A `Root`: node, input, name, form, gradient, value."""
+
+MOST_LAYOUTS = 16
+"""So many are remembered as they are, of one graph, and of all events that have none."""
 
 _names = Interned()
 _states = Interned()
@@ -94,9 +111,9 @@ def describe_call(
     graph: Graph,
     taken: Taken,
     rows: Rows,
-    roots: Sequence[Root],
+    roots: Sequence[Start],
     captures: Sequence[Capture],
-    readings: Sequence[Reading],
+    readings: Sequence[Read],
 ) -> int:
     """The id of a call's layout.
 
@@ -118,19 +135,15 @@ def describe_call(
     return known
 
 
-MOST_LAYOUTS = 16
-"""Of one graph, to be compared with."""
-
-
 def _intern_layout(
     journal: Journal,
     structure: int,
     graph: Graph,
     taken: Taken,
     rows: Rows,
-    roots: Sequence[Root],
+    roots: Sequence[Start],
     captures: Sequence[Capture],
-    readings: Sequence[Reading],
+    readings: Sequence[Read],
 ) -> int:
     numbers = array("q", (structure, len(taken.contributions)))
     numbers.extend(_state(saved) for saved in graph.saved)
@@ -153,9 +166,9 @@ def _intern_layout(
                 Receipt(node, place, form, None if row < 0 else row)
                 for node, place, form, row in _by(4, taken.receipts)
             ),
-            roots=tuple(roots),
+            roots=tuple(starmap(Root, roots)),
             captures=tuple(captures),
-            readings=tuple(readings),
+            readings=tuple(starmap(Reading, readings)),
         ),
     )
 
@@ -171,11 +184,22 @@ def _state(saved: Saved) -> int:
     return saved.state
 
 
-def describe_readings(journal: Journal, rows: Rows, readings: Sequence[Reading]) -> int:
+def describe_readings(journal: Journal, rows: Rows, readings: Sequence[Read]) -> int:
     """The id of the layout of a step or edit: it has readings only."""
+    key = (rows, tuple(readings))
+    known = journal.recent.get(key)
+    if known is None:
+        known = _intern_readings(journal, rows, readings)
+        if len(journal.recent) >= MOST_LAYOUTS:
+            journal.recent.clear()
+        journal.recent[key] = known
+    return known
+
+
+def _intern_readings(journal: Journal, rows: Rows, readings: Sequence[Read]) -> int:
     return journal.layout(
         digest(array("q", (-1, *_tail(rows, (), readings)))),
-        lambda: Layout(id=0, structure=None, rows=rows, readings=tuple(readings)),
+        lambda: Layout(id=0, structure=None, rows=rows, readings=tuple(starmap(Reading, readings))),
     )
 
 
@@ -187,16 +211,13 @@ def describe_pieces(journal: Journal, rows: Rows, pieces: Sequence[Piece]) -> in
     )
 
 
-def _tail(rows: Rows, captures: Sequence[Capture], readings: Sequence[Reading]) -> Iterator[int]:
+def _tail(rows: Rows, captures: Sequence[Capture], readings: Sequence[Read]) -> Iterator[int]:
     yield len(rows)
     yield from chain.from_iterable(rows)
     yield from map(_states, captures)
     yield -1
-    for reading in readings:
-        yield reading.buffer
-        yield _names(reading.moment)
-        yield reading.form
-        yield -1 if reading.row is None else reading.row
+    for buffer, moment, form, row in readings:
+        yield from (buffer, _names(moment), form, -1 if row is None else row)
 
 
 def _names_of(saved: Saved) -> tuple[str, ...]:

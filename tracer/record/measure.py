@@ -35,7 +35,7 @@ from tracer.record.arenas import (
     Arena,
     bytes_of,
 )
-from tracer.record.quiet import is_transformed, plain, quietly
+from tracer.record.quiet import is_transformed, needs_quiet, plain, quietly
 from tracer.record.shards import Place, place_of
 from tracer.record.signs import COLUMNS, column_signs, project_at, project_ones, row_signs
 
@@ -81,7 +81,7 @@ def identity(tensor: torch.Tensor) -> tuple[object, ...]:
     it received is not measured again. The version tells in-place changes. An ordinary contiguous
     tensor, and nothing else, has four parts: address, version, elements, dtype.
     """
-    if is_ordinary(tensor):
+    if type(tensor) is torch.Tensor and keys_of(tensor).raw_repr() == ORDINARY:
         address = tensor.data_ptr()
         if not address:
             return ()
@@ -178,6 +178,10 @@ class Shelf:
             same = identity(tensor)
         if is_small(same):
             return self.recall_small(same) if recalled else self.add_small(same, kept)
+        if len(same) == 5 and same[2] in _MEASURED_AS_THEY_ARE and not needs_quiet():
+            row = self._add_turned(tensor)
+            if row is not None:
+                return row
         with quietly():
             how = _How(like, kept or recalled, recalled, projected)
             return self._add(tensor, how)
@@ -186,6 +190,15 @@ class Shelf:
         """Measure a tensor by its `identity` alone, which `is_small`."""
         address, _, elements, dtype = same
         return self._copy((elements, False, dtype is torch.float64), dtype, address, kept)
+
+    def _add_turned(self, tensor: torch.Tensor) -> int | None:
+        """Measure an ordinary tensor that is small and not contiguous; None if it is another."""
+        elements, dtype = tensor.numel(), tensor.dtype
+        if elements > ARENA_ELEMENTS or (elements > SMALL and not any(tensor.stride())):
+            return None
+        straight = tensor.contiguous()
+        row = (elements, False, dtype is torch.float64)
+        return self._copy(row, dtype, straight.data_ptr())
 
     def recall_small(self, same: tuple[Any, ...]) -> int:
         """The same of a buffer: the very bytes that were measured are not measured twice."""
