@@ -214,7 +214,11 @@ def _of_optimizer(optimizer: Optimizer, ledger: Ledger) -> Iterator[Note]:
     if optimizer.is_linear:
         yield from _of_momentum(options)
         yield from _of_decay(options)
-    if ledger.history.evaluations:
+    calls = {entry.call for entry in ledger.history.entries}
+    if ledger.history.evaluations == 1 and len(calls) > 1:
+        words = f"{optimizer.kind}'s closure made {len(calls)} backward calls"
+        yield Note("closure", f"{words}, and nobody emptied the buffers between them.")
+    elif ledger.history.evaluations:
         count = ledger.history.evaluations
         times = "once" if count == 1 else f"{count} times"
         first = "" if count == 1 else "; this is the first evaluation"

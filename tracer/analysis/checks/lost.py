@@ -10,6 +10,7 @@ from math import prod
 
 from tracer.analysis.callfacts import CallFacts
 from tracer.analysis.checks.case import Case
+from tracer.analysis.checks.closures import inside
 from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.program import EVERY_SO_MANY, parted, says
 from tracer.analysis.checks.registry import check
@@ -71,7 +72,8 @@ def lost_contributions(case: Case) -> Iterator[Claim]:
     moved something else (GAN), gave the gradient of an input, is a part of the loss that follows,
     or is that very loss (SAM). For gradients that are not finite, and for steps that a GradScaler
     left out. A note where single calls are thrown away now and then, as a script does that skips
-    bad batches, and where the same loss of other items follows.
+    bad batches, and where the same loss of other items follows. For steps with a closure, which
+    make their gradients themselves.
     """
     found = _fates(case)
     used = {line for fates in found.values() for line, fate in fates.items() if fate.consumed}
@@ -331,14 +333,20 @@ def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
     """For each class of buffers and each line of a backward call: consumed or lost?"""
     found: dict[tuple[int, ...], dict[int | None, _Fate]] = {}
     held = {step.order: frozenset(buffers_of(step)) for step in case.trace.steps}
+    closures = inside(case)
     for members in _classes(case):
         buffer, archive = members[0], case.books.archive
         fates: dict[int | None, _Fate] = defaultdict(_Fate)
         pending: list[Call] = []
         thrown: list[tuple[Reset, int | None, list[int]]] = []
         is_skipped = False
+        at_work: int | None = None
         for event in case.trace.events:
-            if isinstance(event, Call) and archive.writes(event, buffer):
+            if isinstance(event, Step) and event.order in closures:
+                pending, thrown, at_work = [], [], event.step  # what comes now is its own
+            elif isinstance(event, Call) and event.step == at_work:
+                continue
+            elif isinstance(event, Call) and archive.writes(event, buffer):
                 if not archive.has_reading(event, buffer, "before"):
                     pending = []  # emptied by hand: on purpose
                 pending.append(event)

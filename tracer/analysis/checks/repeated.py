@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from tracer.analysis.checks.case import Account, Case
+from tracer.analysis.checks.closures import evaluations
 from tracer.analysis.checks.decay import added_decay
 from tracer.analysis.checks.finding import Claim, Proof, Severity
 from tracer.analysis.checks.program import (
@@ -50,8 +51,10 @@ class _Stream:
 
 def _streams(case: Case) -> Iterator[_Stream]:
     """Every line that filled a buffer several times in a window, per loss."""
+    again = evaluations(case)
     for account in case.accounts:
-        if not account.steps:
+        step = account.ledger.step
+        if not account.steps or (step is not None and step.order in again):
             continue
         for calls in case.streams(account):
             orders = {call.order for call in calls}
@@ -346,10 +349,13 @@ def missing_zero_grad(case: Case) -> Iterator[Claim]:
 
     Nobody emptied the buffers in between, so step t takes the sum of all t gradients so far.
 
-    Evidence: contributions of earlier windows are still in the buffer, beside new ones.
+    Evidence: contributions of earlier windows are still in the buffer, beside new ones. Or an
+    optimizer that evaluates its closure up to `max_iter` times in a step (LBFGS) did so, and each
+    evaluation but the first found there what the one before had left.
 
     Silent: for calls that are accumulated and consumed once, however many.
     """
+    yield from _evaluated_again(case)
     for account in case.accounts:
         step = account.ledger.step
         if step is None:
@@ -381,6 +387,26 @@ def missing_zero_grad(case: Case) -> Iterator[Claim]:
             account.steps,
             case.looked_at(account),
         )  # fmt: skip
+
+
+def _evaluated_again(case: Case) -> Iterator[Claim]:
+    """A closure that empties no buffers: each evaluation adds to those before."""
+    for found in evaluations(case).values():
+        step, calls = found.step, found.calls
+        yield Claim(
+            f"{step.kind} evaluates its closure several times in a step, and nobody empties the "
+            f"buffers in between: the gradients of {len(calls)} backward calls add up",
+            calls[0].source,
+            found.buffers,
+            None,
+            [
+                Proof(f"{step.kind}.step", step.source),
+                Proof(f"{len(calls)} calls inside it, no zero_grad between", calls[0].source),
+            ],
+            [step.step],
+            sum(s.optimizer == step.optimizer for s in case.trace.steps),
+            remedy="call optimizer.zero_grad() in the closure, before its backward()",
+        )
 
 
 def _is_kept_on_purpose(entry: Entry) -> bool:
