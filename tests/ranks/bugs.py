@@ -148,6 +148,35 @@ def again_by_hand(divisor: bool) -> Train:
     return train
 
 
+def divided_again(by_hand: bool, count: int | None = None) -> Train:
+    """DDP, and the division by the number of ranks, or by another one, that it has done already."""
+
+    def train(work: Work) -> None:
+        net = DDP(work.model())
+        optimizer = sgd(net)
+        world = work.world if count is None else count
+        for x, y in work.batches():
+            loss = F.cross_entropy(net(x), y)
+            if not by_hand:
+                loss = loss / world
+            loss.backward()
+        for p in net.parameters() if by_hand else ():
+            assert p.grad is not None
+            p.grad /= world
+        optimizer.step()
+
+    return train
+
+
+def halved(work: Work) -> None:
+    """A loss whose weight happens to be one over the number of ranks."""
+    net = DDP(work.model())
+    optimizer = sgd(net)
+    for x, y in work.batches():
+        (0.5 * F.cross_entropy(net(x), y)).backward()
+    optimizer.step()
+
+
 def logged_norm(work: Work) -> None:
     """A copy of each gradient is reduced for the log, beside what DDP does."""
     net = DDP(work.model())
@@ -273,6 +302,10 @@ CASES = (
     Case("a hand adds means", "comm-hook-not-averaged", summed_by_hand, factor=2),
     Case("exchanged again", "averaged-twice", again_by_hand(divisor=False), factor=2),
     Case("exchanged again, divided", "averaged-twice", again_by_hand(divisor=True)),
+    Case("averaged, divided by hand", "global-divisor-averaged", divided_again(True), factor=0.5),
+    Case("averaged, a share of it", "global-divisor-averaged", divided_again(False), factor=0.5),
+    Case("averaged, divided by its calls", None, divided_again(True), calls=2),
+    Case("averaged, a loss of weight one half", None, halved),
     Case("copies reduced for the log", None, logged_norm),
     Case("not the wrapped module", "ranks-differ", unwrapped),
     Case("no_sync never left", "ranks-differ", no_sync_forever),

@@ -15,7 +15,7 @@ from tracer.analysis.strand import Factor
 from tracer.semantics.effects import Exact
 from tracer.tracefile import Trace
 
-__all__ = ["alone", "named_ranks", "of_ranks", "rank_factor", "ranks_axis", "world_of"]
+__all__ = ["BY_HAND", "alone", "named_ranks", "of_ranks", "rank_factor", "ranks_axis", "world_of"]
 
 ONE = Fraction(1)
 BY_HAND = ("edit", "hook")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -11,12 +12,16 @@ from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.weights import is_known
 from tracer.analysis.exact import is_same, said, total
 from tracer.analysis.ledger import Row, steps_of
-from tracer.analysis.rankaxis import named_ranks, rank_factor, world_of
+from tracer.analysis.rankaxis import BY_HAND, named_ranks, rank_factor, world_of
+from tracer.analysis.strand import Factor
 from tracer.events import Call, Exchange, Measurement
 from tracer.semantics.effects import Exact
 
 SECTION = "Ranks"
 ONE = Fraction(1)
+
+RANKS = re.compile(r"world|rank|replica|process|gpu|device", re.IGNORECASE)
+"""What a divisor is called that is the number of ranks."""
 
 
 def _shared(case: Case) -> Iterator[tuple[Account, list[Row], int]]:
@@ -91,11 +96,14 @@ def global_divisor_averaged(case: Case) -> Iterator[Claim]:
     The division by the number of ranks happens twice: the gradient is 1/W of the mean.
 
     Evidence: a sum divided by one number, the items of all ranks together, and an exchange that
-    averages.
+    averages. Or means over each rank's own items and an exchange that averages, and then the
+    gradient is divided by the number of ranks by hand, or the loss in a line that speaks of ranks:
+    all items together weigh 1/W.
 
     Silent: when the loss is multiplied by the number of ranks, when a hook or a hand adds without
     dividing, and for means over the rank's own items.
     """
+    yield from _averaged_and_divided(case)
     for account, rows, world in _shared(case):
         count = sum(row.items * row.copies for row in rows)
         divisor = Fraction(1, count)
@@ -112,6 +120,40 @@ def global_divisor_averaged(case: Case) -> Iterator[Claim]:
                 _line(rows), account.buffers, factor, [*_weights(rows), _exchange(account)],
                 account.steps, case.looked_at(account), _severity(account),
             )  # fmt: skip
+
+
+def _averaged_and_divided(case: Case) -> Iterator[Claim]:
+    """An exchange that averages, and a division by the number of ranks beside it."""
+    for account, rows, world in _shared(case):
+        share = Fraction(1, world)
+        whole = total([row.total * row.copies for row in rows if row.total is not None])
+        beside = [_divisor(case, row, world) for row in rows]
+        if not (_is_mean(rows, world) and is_same(whole, share)) or None in beside:
+            continue
+        first = next(factor for factor in beside if factor is not None)
+        by = "by hand" if first.kind in BY_HAND else "in the loss"
+        yield Claim(
+            f"the gradients of {world} ranks are averaged, and divided by {world} once more "
+            f"{by}: {said(share)} of the mean",
+            account.ledger.step.source if first.source is None and account.ledger.step
+            else first.source or _line(rows),
+            account.buffers, share,
+            [_exchange(account), Proof(first.words or f"x {said(share)}", first.source, share)],
+            account.steps, case.looked_at(account), _severity(account),
+            "divide once: the exchange averages already",
+        )  # fmt: skip
+
+
+def _divisor(case: Case, row: Row, world: int) -> Factor | None:
+    """What divides a row by the number of ranks and is no part of the exchange."""
+    share, (_, taken) = Fraction(1, world), rank_factor(row, world)
+    for factor in (*row.after, *row.loss):
+        text = case.text(factor.source)
+        is_said = factor.kind == "scale" and "/" in text and RANKS.search(text) is not None
+        is_by_hand = factor.kind in BY_HAND and factor in row.after and factor not in taken
+        if is_same(factor.value, share) and (is_said or is_by_hand):
+            return factor
+    return None
 
 
 @check(

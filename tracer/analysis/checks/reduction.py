@@ -19,6 +19,9 @@ from tracer.semantics.effects import Exact, Moves
 
 SECTION = "Reduction of the loss"
 
+COUNT = re.compile(r"len\(|size|shape|numel|batch|\bbs\b|\bB\b|\b[nN]\b")
+"""What the number of items is called."""
+
 
 @check(
     "sum-reduction",
@@ -34,7 +37,9 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
     learning rate goes with it: what counts is the product of both.
 
     Evidence: every reduction on the way from the loss to its items is a sum, and each item has
-    weight 1 in what the optimizer consumes. The factor is the number of items, against a mean.
+    weight 1 in what the optimizer consumes. The factor is the number of items, against a mean. Or
+    a mean is multiplied by the number of its items or samples again, in a line that speaks of it
+    (`loss * len(x)`), and they weigh as much together.
 
     Silent: when the sum is divided later, in the loss, in the gradient or by a hook; when the
     learning rate is a round number divided by the number of items; for a single item; for a sum
@@ -46,6 +51,7 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
             continue
         for rows in terms_of(account):
             first = rows[0]
+            yield from _multiplied_back(case, account, rows)
             items = sum(row.items for row in rows if row.call == first.call)
             if not all(_is_plain_sum(row) for row in rows) or items < 2:
                 continue
@@ -68,6 +74,44 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
                 if optimizer.is_adaptive
                 else "",
             )
+
+
+def _multiplied_back(case: Case, account: Account, rows: list[Row]) -> Iterator[Claim]:
+    """A mean that is multiplied by the count that it had divided by."""
+    first, optimizer = rows[0], account.optimizer
+    counts = (first.items, first.samples.count if first.samples else first.items)
+    for count in dict.fromkeys(counts):
+        factor = next((f for f in first.loss if _is_count(case, f, count)), None)
+        lr = None if optimizer is None else optimizer.lr
+        if (
+            factor is None
+            or not all(is_known(row) for row in rows)
+            or not all(is_same(call_total(rows, row.call), Fraction(count)) for row in rows)
+            or (lr is not None and carries_division(lr, count))
+        ):
+            continue
+        unit = "items" if count == first.items else "samples"
+        yield Claim(
+            f"the mean over {count:,} {unit} is multiplied by {count:,} again: the gradient is "
+            f"{count:,} x the mean",
+            factor.source,
+            account.buffers,
+            Fraction(count),
+            [Proof(f.words, f.source, f.value) for f in (*first.loss, *first.after)],
+            account.steps,
+            case.looked_at(account),
+            remedy="send the mean backward; multiply what is added up for the log, as a number",
+        )
+        return
+
+
+def _is_count(case: Case, factor: Factor, count: int) -> bool:
+    """Whether a loss is multiplied by a number of items, in a line that says so."""
+    text = case.text(factor.source)
+    is_said = "*" in text and COUNT.search(text) is not None
+    return (
+        factor.kind == "scale" and count > 1 and is_same(factor.value, Fraction(count)) and is_said
+    )
 
 
 def _moved_by(account: Account) -> str:
