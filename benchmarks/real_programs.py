@@ -130,6 +130,42 @@ LIBRARIES = (
     ("fastai_learner", "fastai", "Learner, frozen layers, accumulation, one cycle"),
 )
 
+GANS = (
+    ("aae", "an autoencoder against a critic of its code"),
+    ("acgan", "a critic that classifies too"),
+    ("began", "a critic that is an autoencoder, a balance between losses"),
+    ("bgan", "losses of logarithms written by hand"),
+    ("cgan", "embedded labels"),
+    ("clustergan", "two optimizers for one loss, three networks"),
+    ("dragan", "autograd.grad with create_graph"),
+    ("ebgan", "a hinge of two losses, pairs of a batch"),
+    ("gan", "two losses halved"),
+    ("infogan", "three optimizers, two of them over the same parameters"),
+    ("lsgan", "squares"),
+    ("relativistic_gan", "each critic's answer against the mean of the others"),
+    ("sgan", "a critic that classifies too, half of it"),
+    ("softmax_gan", "a partition function over both batches"),
+    ("wgan", "parameters clamped by hand, RMSprop"),
+    ("wgan_div", "double backward to a power"),
+    ("wgan_gp", "gradient penalty, double backward, critic steps"),
+)
+"""Of eriklindernoren/PyTorch-GAN, in a folder each."""
+
+LANGUAGE = (
+    ("1-1.NNLM/NNLM", "a sum of two ways through a net"),
+    ("1-2.Word2Vec/Word2Vec-Skipgram(Softmax)", "one-hot products"),
+    ("2-1.TextCNN/TextCNN", "filters of three sizes"),
+    ("3-1.TextRNN/TextRNN", "RNN"),
+    ("3-2.TextLSTM/TextLSTM", "LSTM"),
+    ("3-3.Bi-LSTM/Bi-LSTM", "LSTM both ways"),
+    ("4-1.Seq2Seq/Seq2Seq", "a loss of each sample, added up"),
+    ("4-2.Seq2Seq(Attention)/Seq2Seq(Attention)", "attention step by step"),
+    ("4-3.Bi-LSTM(Attention)/Bi-LSTM(Attention)", "attention over an LSTM"),
+    ("5-1.Transformer/Transformer", "SGD with momentum 0.99"),
+    ("5-2.BERT/BERT", "two losses of a pair of sentences"),
+)
+"""Of graykode/nlp-tutorial; thousands of steps each, of which some are recorded."""
+
 PROGRAMS = (
     *(
         Program(name, (str(HERE / "programs" / f"{name}.py"),), exercises, needs)
@@ -265,12 +301,6 @@ PROGRAMS = (
         path=".", made="cifar.py program/data program/cifar", copied=True,
     ),
     Program(
-        "WGAN-GP", ("wgan_gp.py", "--n_epochs", "1", "--batch_size", "32"),
-        "gradient penalty, double backward, critic steps", needs="torchvision",
-        clone="eriklindernoren/PyTorch-GAN", folder="implementations/wgan_gp",
-        made="mnist.py data/mnist", copied=True, inside="implementations/wgan_gp",
-    ),
-    Program(
         "pygcn", ("pygcn/train.py", "--epochs", "5"), "sparse adjacency, custom layers",
         needs="scipy", clone="tkipf/pygcn", path=".", made="cora.py", copied=True,
     ),
@@ -307,6 +337,23 @@ PROGRAMS = (
         "actor critic", ("actor_critic.py",), "two losses of a list each, graphs of any size",
         needs="gymnasium", clone="pytorch/examples", folder="reinforcement_learning",
         options=("--steps", "1:50"),
+    ),
+    *(
+        Program(
+            f"PyTorch-GAN {name}", (f"{name}.py", "--n_epochs", "1", "--batch_size", "32"),
+            exercises, needs="torchvision", clone="eriklindernoren/PyTorch-GAN",
+            folder=f"implementations/{name.replace('rg', 'r_g')}", made="mnist.py data/mnist",
+            copied=True, inside="implementations/program",
+        )
+        for name, exercises in GANS
+    ),
+    *(
+        Program(
+            f"nlp-tutorial {name.rpartition('/')[2]}", (f"{name}.py",), exercises,
+            needs="matplotlib", clone="graykode/nlp-tutorial", copied=True,
+            options=("--every", "100"),
+        )
+        for name, exercises in LANGUAGE
     ),
 )  # fmt: skip
 
@@ -423,7 +470,7 @@ def run(program: Program, clones: Path | None, data: Path, before: Sequence[str]
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
         "ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false",
         "YOLO_CONFIG_DIR": str(data / "config"), "YOLOV5_CONFIG_DIR": str(data / "config"),
-        "WANDB_MODE": "disabled",
+        "WANDB_MODE": "disabled", "MPLBACKEND": "agg",
     }  # fmt: skip
     words = [word.replace("{data}", str(data)) for word in program.words]
     used = processor_time()

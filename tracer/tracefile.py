@@ -82,6 +82,8 @@ __all__ = [
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x47524144  # "GRAD"
 MAGIC = b"SQLite format 3\x00"
+LOGS = ("-wal", "-shm")
+"""What lies beside a trace until its run has ended, by the end of its name."""
 
 SCHEMA = """
 -- What the process was: one row per field of RunInfo, its value as JSON; and, once it has ended,
@@ -242,20 +244,30 @@ class TraceWriter:
             self._db = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            # First, into the file itself: a trace whose process was killed is known by its header.
-            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            # WAL with NORMAL: a commit costs microseconds and outlives kill -9.
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(SCHEMA)
-            self.describe(info)
-            self.commit()
+            try:
+                self._begin(info)
+            except sqlite3.Error:
+                self._db.close()
+                raise
         except sqlite3.Error as error:
             self._release()
+            with suppress(OSError):
+                for suffix in ("", *LOGS):
+                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             raise TraceUnwritable(
                 "unwritable-trace", f"{self.path}: cannot write a trace there: {error}"
             ) from error
+
+    def _begin(self, info: RunInfo) -> None:
+        # First, into the file itself: a trace whose process was killed is known by its header.
+        self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        # WAL with NORMAL: a commit costs microseconds and outlives kill -9.
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(SCHEMA)
+        self.describe(info)
+        self.commit()
 
     def _claim(self) -> None:
         """Make the file anew and lock it, unless it is somebody else's."""
@@ -271,7 +283,7 @@ class TraceWriter:
                 with open(self.path, "rb+") as existing:
                     self._take_lock(existing.fileno())
                 self.path.unlink()
-            for suffix in ("-wal", "-shm"):
+            for suffix in LOGS:
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             self._take_lock(self._lock)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,28 +86,57 @@ def limited(folder: Folder, kilobytes: int) -> Ended:
     return Ended(process.returncode, process.stdout, process.stderr)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
+@contextmanager
+def disk(place: Path, kilobytes: int, mode: str = "rw") -> Iterator[Path]:
+    """A disk with so much room, empty."""
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(place)]
-    may = shutil.which("mount") and not subprocess.run(words, check=False).returncode
-    if not may:
+    words = ["mount", "-t", "tmpfs", "-o", f"{mode},size={kilobytes}k", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(words, check=False).returncode:
         pytest.skip("may not mount a small disk here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_truly_full_disk_stops_the_recording_only(folder: Folder, small_disk: Path) -> None:
+def test_a_truly_full_disk_stops_the_recording_only(folder: Folder) -> None:
     folder.write("script.py", LONG)
 
-    traced = folder.traced("-o", str(small_disk / "run.trace"), "script.py")
+    with disk(folder.path / "disk", 700) as small:
+        traced = folder.traced("-o", str(small / "run.trace"), "script.py")
+
+        assert_same(folder.python("script.py"), traced)
+        assert "disk is full" in traced.summary or "full" in traced.summary
+        assert "run.trace-wal" in traced.summary  # no room to fold it into the trace
+        with load(small / "run.trace") as trace:
+            assert len(trace.calls) > 10
+            assert check_balance(trace).is_balanced
+
+
+def test_a_disk_without_room_for_one_call_is_not_said_to_be_the_script_s_doing(
+    folder: Folder,
+) -> None:
+    folder.write("script.py", LONG)
+
+    with disk(folder.path / "disk", 300) as small:
+        traced = folder.traced("-o", str(small / "run.trace"), "script.py")
+        asked = folder.cli("explain", str(small / "run.trace"))
 
     assert_same(folder.python("script.py"), traced)
-    assert "disk is full" in traced.summary or "full" in traced.summary
-    with load(small_disk / "run.trace") as trace:
-        assert len(trace.calls) > 10
-        assert check_balance(trace).is_balanced
+    assert asked.code == 2
+    assert "the tracer gave up before it had written one" in asked.err
+    assert "disk is full" in asked.err
+
+
+def test_a_disk_without_room_for_an_empty_trace_is_left_empty(folder: Folder) -> None:
+    folder.write("script.py", "print('it ran')")
+
+    with disk(folder.path / "disk", 150) as small:
+        traced = folder.traced("-o", str(small / "run.trace"), "script.py")
+
+        assert (traced.code, traced.out) == (2, "")
+        assert "full" in traced.err
+        assert list(small.iterdir()) == []
 
 
 UNWRITABLE = {
@@ -133,12 +163,24 @@ def test_an_output_that_is_impossible_is_told_before_the_script_runs(
 
 
 def test_a_folder_that_is_read_only_is_told_before_the_script_runs(folder: Folder) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root writes everywhere")
     folder.write("script.py", "print('it ran')")
-    folder.path.chmod(0o500)
 
-    assert folder.traced("script.py").code == 2
+    with read_only(folder.path / "kept") as kept:
+        traced = folder.traced("-o", str(kept / "run.trace"), "script.py")
+
+    assert (traced.code, traced.out) == (2, "")
+    assert len(traced.err.splitlines()) == 1
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[Path]:
+    """A folder that nobody may write to; root may everywhere but on a disk that is read-only."""
+    if os.geteuid() == 0:
+        with disk(place, 700, "ro"):
+            yield place
+    else:
+        place.mkdir(mode=0o500)
+        yield place
 
 
 SURROUNDINGS: Mapping[str, Mapping[str, str | None]] = {

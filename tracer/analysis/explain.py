@@ -17,9 +17,10 @@ from tracer.analysis.ledger import Books, Ledger, Row, steps_of
 from tracer.analysis.notes import Note, Optimizer, notes_of, optimizer_of, run_notes
 from tracer.analysis.shares import Share, TermShares, shares_of, terms_of
 from tracer.analysis.verdicts import Verdict, verdict_of
-from tracer.errors import NothingRecorded, UnknownName
+from tracer.errors import UnknownName
 from tracer.events import Measurement, Step
 from tracer.graph.names import matching
+from tracer.graph.window import nothing_recorded
 from tracer.runfiles import Run
 from tracer.tracefile import Trace
 
@@ -83,10 +84,7 @@ class Explainer:
 
     def __init__(self, trace: Trace, ranks: Mapping[int, Trace] | None = None) -> None:
         if not trace.calls:
-            raise NothingRecorded(
-                "nothing-recorded",
-                f"{trace.path} holds no backward call: the script made none while it was recorded",
-            )
+            raise nothing_recorded(trace)
         self.trace = trace
         self.books = Books(trace, ranks)
         self.names = self.books.names

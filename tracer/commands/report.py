@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -88,13 +88,22 @@ def after_run(plan: Plan, failure: str, has_ended: bool = False) -> None:
             contents,
             balance=balance,
             places=_rows(places, [contents.run.cwd, _folder(contents.run)], _texts(trace)),
-            written=[Written(_as_typed(file), file.stat().st_size) for file in written],
+            written=[Written(_as_typed(file), file.stat().st_size) for file in _whole(written)],
             remarks=remarks,
             answer=answer,
             following=following,
             ink=ink,
         )
     tell(f"{head}{text}\n{found}" if found else f"{head}{text}")
+
+
+def _whole(written: Sequence[Path]) -> Iterator[Path]:
+    """The files, and the log of a trace that had no room to be folded into it."""
+    for file in written:
+        yield file
+        log = Path(f"{file}-wal")
+        if log.exists() and log.stat().st_size:
+            yield log
 
 
 def _findings(traces: Run, trace: Trace, plan: Plan, ink: Ink) -> str:

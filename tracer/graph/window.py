@@ -9,7 +9,7 @@ from tracer.errors import NothingRecorded, UnknownName
 from tracer.events import Call, Step
 from tracer.tracefile import Trace
 
-__all__ = ["Window", "choose", "of_calls", "size_of"]
+__all__ = ["Window", "choose", "nothing_recorded", "of_calls", "size_of"]
 
 MOST_CALLS = 24
 """Calls shown of a run without steps: a loop of 10,000 says no more than its first few."""
@@ -31,6 +31,16 @@ class Window:
     note: str = ""
 
 
+def nothing_recorded(trace: Trace) -> NothingRecorded:
+    """That a trace holds no backward call, and why, as far as it tells."""
+    why = "the script made none while it was recorded"
+    if trace.info.failure:
+        why = f"the tracer gave up before it had written one: {trace.info.failure}"
+    elif trace.info.status == "running":
+        why = "the script is at work still, or was killed before its first"
+    return NothingRecorded("nothing-recorded", f"{trace.path} holds no backward call: {why}")
+
+
 def choose(trace: Trace, step: int | None = None, call: int | None = None) -> Window:
     """The window asked for; without a wish the first complete step, or else every call.
 
@@ -42,10 +52,7 @@ def choose(trace: Trace, step: int | None = None, call: int | None = None) -> Wi
     """
     numbered = list(enumerate(trace.calls, start=1))
     if not numbered:
-        raise NothingRecorded(
-            "nothing-recorded",
-            f"{trace.path} holds no backward call: the script made none while it was recorded",
-        )
+        raise nothing_recorded(trace)
     if step is not None:
         window = _window_of(trace, numbered, step)
         return window if call is None else _one_call(window, call, f"in the window of step {step}")

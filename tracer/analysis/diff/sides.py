@@ -15,8 +15,9 @@ from tracer.analysis.history import History
 from tracer.analysis.ledger import Books, Ledger, steps_of
 from tracer.analysis.notes import Optimizer, optimizer_of
 from tracer.analysis.verdicts import Verdict, verdict_of
-from tracer.errors import NothingRecorded, UnknownName
+from tracer.errors import UnknownName
 from tracer.events import Buffer, Call, Measurement, Reading, Step
+from tracer.graph.window import nothing_recorded
 from tracer.tracefile import Trace
 
 __all__ = ["Moment", "Side"]
@@ -59,10 +60,7 @@ class Side:
         ranks: Mapping[int, Trace] | None = None,
     ) -> None:
         if not trace.calls:
-            raise NothingRecorded(
-                "nothing-recorded",
-                f"{trace.path} holds no backward call: the script made none while it was recorded",
-            )
+            raise nothing_recorded(trace)
         self.trace = trace
         self.label = label
         self.step = step
