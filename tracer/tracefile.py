@@ -245,7 +245,7 @@ class TraceWriter:
                 self.path, isolation_level=None, check_same_thread=False, cached_statements=256
             )
             try:
-                self._begin(info)
+                self._lay_out(info)
             except sqlite3.Error:
                 self._db.close()
                 raise
@@ -258,7 +258,7 @@ class TraceWriter:
                 "unwritable-trace", f"{self.path}: cannot write a trace there: {error}"
             ) from error
 
-    def _begin(self, info: RunInfo) -> None:
+    def _lay_out(self, info: RunInfo) -> None:
         # First, into the file itself: a trace whose process was killed is known by its header.
         self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
