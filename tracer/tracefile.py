@@ -207,7 +207,7 @@ Fact = Source | Module | Buffer | Form | Structure | Layout | Group | Wrapper | 
 
 def _text(value: str) -> str:
     """SQLite text is UTF-8: a lone surrogate (a file name's undecodable byte) is written out."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
@@ -421,10 +421,18 @@ def _write_layout(db: sqlite3.Connection, fact: Layout) -> None:
         "INSERT INTO layout_rows VALUES (?,?,?,?,?)",
         ((key, number, *row) for number, row in enumerate(fact.rows)),
     )
+    texts: dict[int, str] = {}  # by the id of what is alive in the layout: nodes share most of it
+
+    def text_of(value: object) -> str:
+        text = texts.get(id(value))
+        if text is None:
+            text = texts[id(value)] = _text(_json(value))
+        return text
+
     db.executemany(
         "INSERT INTO states VALUES (?,?,?,?,?,?,?,?,?)",
         (
-            (key, s.node, _text(_json(s.saved)), _json(s.numbers), s.first, *s.hooks, s.ran)
+            (key, s.node, text_of(s.saved), text_of(s.numbers), s.first, *s.hooks, s.ran)
             for s in fact.states
         ),
     )

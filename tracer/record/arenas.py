@@ -149,10 +149,13 @@ class Arena:
     def small(self) -> Iterator[tuple[int, bytes]]:
         """The values of those tensors that are kept whole."""
         batch = self.batch
+        if not batch.elements or min(batch.elements) > SMALL:
+            return
+        beginnings = bytes_of(self.data[: batch.first[-1] + 1, :SMALL])
         for number, elements, first in zip(batch.numbers, batch.elements, batch.first, strict=True):
             if elements <= SMALL:
-                place = self.address + first * self.pitch
-                yield number, ctypes.string_at(place, elements * self.size)
+                place = first * SMALL * self.size
+                yield number, beginnings[place : place + elements * self.size]
 
 
 class _Copy(NamedTuple):

@@ -30,6 +30,14 @@ def guard(graph: Graph) -> None:
     """Let a graph be freed band by band, if it may be deep."""
     if len(graph) <= 2 * BAND:
         return
+    if graph.plan.bands is None:
+        graph.plan.bands = tuple(_bands(graph))
+    for head, below in graph.plan.bands:
+        _hold(graph, head, below)
+
+
+def _bands(graph: Graph) -> Iterator[tuple[int, int]]:
+    """The head of each band, with each of the first nodes of the band below."""
     depths = [0] * len(graph)
     heads = list(range(len(graph)))  # the head that a node stands under; a root is its own
     for node in _from_the_roots(graph):
@@ -38,7 +46,7 @@ def guard(graph: Graph) -> None:
                 depths[below] = depths[node] + 1
                 heads[below] = heads[node]
             if depths[below] // BAND != depths[node] // BAND:
-                _hold(graph, heads[node], below)
+                yield heads[node], below
                 heads[below] = below
 
 

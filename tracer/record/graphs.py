@@ -36,7 +36,7 @@ class Plan:
     """
 
     __slots__ = (
-        "edge_of", "edges", "fed", "first", "has_custom", "has_lazy", "layouts", "marks",
+        "bands", "edge_of", "edges", "fed", "first", "has_custom", "has_lazy", "layouts", "marks",
         "more_fed", "nodes", "structures",
     )  # fmt: skip
 
@@ -64,6 +64,8 @@ class Plan:
         """Ids in the trace, by the buffers that the leaves write."""
         self.layouts: dict[tuple[object, ...], int] = {}
         """Ids in the trace of the layouts of the calls over such a graph."""
+        self.bands: tuple[tuple[int, int], ...] | None = None
+        """How a deep one is held: see `tracer.record.deep`."""
         self._number(links)
         self._mark(roots, kinds)
         self.has_custom = any(kind.custom for kind in kinds)

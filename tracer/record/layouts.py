@@ -119,6 +119,8 @@ def describe_call(
 
     In most calls all is where it was in an earlier one over such a graph.
     """
+    if len(graph) > SHORT:
+        return _intern_layout(journal, structure, graph, taken, rows, roots, captures, readings)
     key = (
         structure, rows, tuple(roots), tuple(readings), tuple(captures),
         tuple([saved.state if saved.state >= 0 else _state(saved) for saved in graph.saved]),
@@ -128,10 +130,9 @@ def describe_call(
     known = graph.plan.layouts.get(key)
     if known is None:
         known = _intern_layout(journal, structure, graph, taken, rows, roots, captures, readings)
-        if len(graph) <= SHORT:
-            if len(graph.plan.layouts) >= MOST_LAYOUTS:
-                graph.plan.layouts.clear()
-            graph.plan.layouts[key] = known
+        if len(graph.plan.layouts) >= MOST_LAYOUTS:
+            graph.plan.layouts.clear()
+        graph.plan.layouts[key] = known
     return known
 
 
@@ -227,9 +228,12 @@ def _names_of(saved: Saved) -> tuple[str, ...]:
 def _node_states(graph: Graph) -> Iterator[NodeState]:
     """The states of all nodes; their numbers lie one after the other in `Call.scalars`."""
     first = 0
+    known: dict[int, tuple[dict[str, Any], tuple[str, ...]]] = {}
     for index, saved in enumerate(graph.saved):
-        names = _names_of(saved)
-        plain: dict[str, Any] = dict(saved.plain)
+        state = _state(saved)
+        if state not in known:
+            known[state] = (dict(saved.plain), _names_of(saved))
+        plain, names = known[state]
         hooks = graph.hooks.get(index, NO_HOOKS)
         yield NodeState(index, plain, names, first, hooks, bool(graph.ran[index]))
         first += len(names)

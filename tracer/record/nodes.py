@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction
 
-from tracer.record.measure import plain
+from tracer.record.measure import is_ordinary, plain
 from tracer.record.operands import (
     DIFFERENCES,
     PRODUCTS,
@@ -65,6 +65,8 @@ class NodeKind:
     optional: tuple[tuple[str, str], ...]
     custom: str
     accumulates: bool
+    is_product: bool = False
+    is_difference: bool = False
     read: Callable[[Any], tuple[Any, ...]] | None = None
     """All plain attributes at once, where there is nothing else to look at."""
     known: dict[tuple[Any, ...], Saved] = field(default_factory=dict)
@@ -106,6 +108,8 @@ def _inspect(node: Any, name: str) -> NodeKind:
         optional=_present(OPTIONAL.get(name, ()), attributes),
         custom="",
         accumulates=name == "AccumulateGrad",
+        is_product=name in PRODUCTS,
+        is_difference=name in DIFFERENCES,
         read=None if looked_at else _reader([attribute for _, attribute in plain]),
     )
 
@@ -192,15 +196,15 @@ def _read(node: Any, kind: NodeKind, lazy: bool) -> Saved:
             number = None if tensor is None else _single(tensor)
             if number is not None:
                 numbers.append((name, number))
-            if tensor is not None and number is not None and kind.name in PRODUCTS:
+            if tensor is not None and number is not None and kind.is_product:
                 # Without any it is a number, with some it may be a batch of one.
                 plain.append((f"{name}_dims", tensor.dim()))
-            elif tensor is not None and kind.name in PRODUCTS:
+            elif tensor is not None and kind.is_product:
                 sizes = sizes_of(node, tensor)
                 plain += [] if sizes is None else [(f"{name}_sizes", sizes)]
                 error = pairs_error(tensor) if may_meet_grid(node, tensor) else None
                 numbers += [] if error is None else [("operand_grid_error", error)]
-        if kind.name in DIFFERENCES and may_be_grid(node):
+        if kind.is_difference and may_be_grid(node):
             matrix = _saved_tensor(node, "_saved_self")
             error = None if matrix is None else grid_error(matrix)
             numbers += [] if error is None else [("grid_error", error)]
@@ -238,16 +242,18 @@ def _readable(value: Any) -> Any:
 
 
 def _saved_tensor(node: Any, attribute: str) -> torch.Tensor | None:
-    """A saved tensor of ordinary layout.
+    """A saved tensor of ordinary layout; it may require a gradient.
 
     One that was freed, or changed since it was saved, is not there to be read; the node's own run
     says so to the user, if it needs it.
     """
     try:
-        tensor = getattr(node, attribute)
+        tensor: torch.Tensor | None = getattr(node, attribute)
     except RuntimeError:
         return None
-    found = None if tensor is None else plain(tensor)
+    if tensor is None or is_ordinary(tensor):
+        return tensor
+    found = plain(tensor)
     return found if found is not None and found.layout is torch.strided else None
 
 
@@ -255,8 +261,7 @@ def _single(tensor: torch.Tensor) -> float | torch.Tensor | None:
     """A tensor of one real element: its value, or on another device itself, to fetch later."""
     if tensor.numel() != 1 or tensor.is_complex():
         return None
-    number = tensor.reshape(())
-    return float(number.item()) if number.is_cpu else number.clone()
+    return float(tensor.item()) if tensor.is_cpu else tensor.detach().reshape(()).clone()
 
 
 def _is_absent(node: Any, attribute: str) -> bool:

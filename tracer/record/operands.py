@@ -59,10 +59,12 @@ def spread_of(tensor: torch.Tensor) -> tuple[int, ...]:
 
 def may_be_grid(node: Any) -> bool:
     """Whether this is a function of a square sum or difference of which an operand was spread."""
+    below = node.next_functions[0][0]
+    if below is None or not below.name().startswith(SUBTRACTIONS):
+        return False
     shape = _result(node)
     if shape is None or len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         return False
-    below = node.next_functions[0][0]
     for _ in range(MOST_ADDED):
         if below is None or not below.name().startswith(SUBTRACTIONS):
             return False
@@ -105,7 +107,10 @@ def _metadata(node: Any, place: int) -> tuple[int, ...] | None:
 
 
 def _sizes(shape: Any) -> tuple[int, ...] | None:
-    return tuple(shape) if all(isinstance(size, int) for size in shape) else None
+    for size in shape:
+        if type(size) is not int:
+            return None
+    return tuple(shape)
 
 
 def pairs_error(matrix: torch.Tensor) -> float | torch.Tensor | None:

@@ -100,7 +100,8 @@ class Terms(Instrument):
             self._fail(error)
 
     def _measured(self, outputs: tuple[Any, ...], gradients: tuple[Any, ...]) -> dict[str, Any]:
-        graph = Graph((output.grad_fn, output.output_nr) for output in outputs)
+        with quietly():
+            graph = Graph((output.grad_fn, output.output_nr) for output in outputs)
         guard(graph)
         terms = _terms(graph, [graph.index[output.grad_fn] for output in outputs])
         if len(terms) < 2:
