@@ -14,13 +14,25 @@ from tracer.analysis.checks import (
     reduction,
     repeated,
     replicas,
+    strangers,
 )
 from tracer.analysis.checks.registry import CHECKS, Check
 from tracer.errors import WrongUse
 
 __all__ = ["MODULES", "chosen", "known_checks"]
 
-MODULES = [reduction, repeated, foreign, lost, replicas, ranks, afterwards, numbers, consequences]
+MODULES = [
+    reduction,
+    repeated,
+    foreign,
+    lost,
+    replicas,
+    ranks,
+    afterwards,
+    strangers,
+    numbers,
+    consequences,
+]
 """The order in which checks are asked."""
 
 
