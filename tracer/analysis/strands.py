@@ -19,6 +19,7 @@ from tracer.analysis.exact import (
     product,
     proportion,
     rounding,
+    said,
     tidy,
     total,
 )
@@ -573,12 +574,16 @@ class _Walk:
             received = next(iter(self._facts.received[node].values())).form.shape
             items = effect.items or 0
             kind = "weighted-mean" if effect.reduction == "weighted-mean" else effect.reduction
+            denominator, factor, words = _denominator(effect), effect.factor, effect.words
+            if kind == "weighted-mean" and denominator:
+                # A sum of weights, made in single precision: 9.6 and not 5033165/524288.
+                factor, words = 1 / denominator, f"weighted mean of {said(denominator)}"
             reduction = Reduction(
                 kind, items, node, facts.name, received, _items_shape(sent, items), facts.source,
-                effect.words, facts.called, _denominator(effect),
+                words, facts.called, denominator,
             )  # fmt: skip
             above = strand
-            strand = strand.reduced(effect.factor, items, reduction)
+            strand = strand.reduced(factor, items, reduction)
             if effect.over == 0:
                 strand = replace(_of_nothing(above, reduction), masked=items)
             elif effect.factor is None:

@@ -78,9 +78,10 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
     long; Adam hides it.
 
     Evidence: k calls of one line in the window, and the items of each call have weights that
-    come to 1. A warning if each call had a batch of its own from one `DataLoader`, if the step is
-    made in every k-th turn of a loop (`if i % k == 0`), or the lines speak of accumulating, of
-    micro-batches or of `x.chunk(k)`; and the optimizer does not cancel the factor. Adam does, if
+    come to 1, or would if each were not divided by a number of its own beside (CTC divides by the
+    lengths; a note). A warning if each call had a batch of its own from one `DataLoader`, if the
+    step is made in every k-th turn of a loop (`if i % k == 0`), or the lines speak of accumulating,
+    of micro-batches or of `x.chunk(k)`; and the optimizer does not cancel the factor. Adam does, if
     nothing before it sees the size of the gradient, as a clip by norm and a weight decay that is
     added to it do. Without these signs (several losses, chunks of a sequence), and where the lines
     speak of tasks, episodes and the like, the sum may be meant, and it is a note.
@@ -90,7 +91,8 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
     """
     for stream in _streams(case):
         account, rows, count = stream.account, stream.rows, len(stream.calls)
-        if not all(is_same(call_total(rows, c.order), ONE) for c in stream.calls):
+        is_even = all(is_same(call_total(rows, c.order), ONE) for c in stream.calls)
+        if not is_even and not all(_is_mean_of_quotients(rows, c.order) for c in stream.calls):
             continue
         if _is_sum(rows) or any(r.items > 1 and not r.reductions for r in rows):
             continue
@@ -101,11 +103,13 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
             continue
         if any(_sent_again(case, account)):
             continue  # the same losses, and not the sum of several
-        is_sure = _is_of_parts(case, stream) and _sees_factor(case, account)
+        is_sure = is_even and _is_of_parts(case, stream) and _sees_factor(case, account)
         severity: Severity = "warning" if is_sure else "note"
+        is_plain = is_even and all(r.reductions[-1].kind != "weighted-mean" for r in rows)
+        whole = f"the mean over the {sum(stream.counts):,} items of the window"
         yield Claim(
             f"{count} backward calls, each of a mean, are added and not divided: the gradient is "
-            f"{count} x the mean over the {sum(stream.counts):,} items of the window",
+            f"{count} x {whole if is_plain else 'the mean of what they give'}",
             stream.calls[0].source,
             account.buffers,
             Fraction(count),
@@ -119,6 +123,20 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
             severity,
             f"divide the loss by {count} before backward()",
         )
+
+
+def _is_mean_of_quotients(rows: Sequence[Row], call: int) -> bool:
+    """Whether a call is the mean of items that were each divided by a number of their own.
+
+    Such a number (the length of a sequence, as CTC does) says nothing of how calls are put
+    together: all else must come to a mean.
+    """
+    own = [row for row in rows if row.call == call]
+    if not own or not all(row.is_uneven and row.reductions for row in own):
+        return False
+    plain = [product(f.value for f in (*row.loss, *row.after) if f.kind != "own") for row in own]
+    weights = [w * row.items for w, row in zip(plain, own, strict=True) if w is not None]
+    return len(weights) == len(own) and is_same(total(weights), ONE)
 
 
 def _is_one_graph(stream: _Stream) -> bool:
