@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import repeat
 
 from tracer.analysis.checks.case import Account, Case
 from tracer.analysis.checks.closures import evaluations
@@ -20,8 +21,9 @@ from tracer.analysis.checks.program import (
     parted,
     says,
 )
+from tracer.analysis.checks.reduction import carries_division
 from tracer.analysis.checks.registry import check
-from tracer.analysis.checks.weights import call_total, is_known, terms_of
+from tracer.analysis.checks.weights import call_total, is_known, size, terms_of
 from tracer.analysis.exact import is_same, product, said, total
 from tracer.analysis.history import Entry
 from tracer.analysis.ledger import Row
@@ -86,9 +88,14 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
     added to it do. Without these signs (several losses, chunks of a sequence), and where the lines
     speak of tasks, episodes and the like, the sum may be meant, and it is a note.
 
-    Silent: when the loss or the gradient is divided by k, and for a loss that is a sum anyhow.
-    Calls of different numbers of items are told by mean-of-means.
+    Or one loss of k calls is divided by k, and another that is added to it in the same calls is
+    not (an auxiliary loss; a note).
+
+    Silent: when the loss or the gradient is divided by k, and for a loss that is a sum anyhow; for
+    an auxiliary loss whose weight is a round number divided by k. Calls of different numbers of
+    items are told by mean-of-means.
     """
+    yield from _partly_divided(case)
     for stream in _streams(case):
         account, rows, count = stream.account, stream.rows, len(stream.calls)
         is_even = all(is_same(call_total(rows, c.order), ONE) for c in stream.calls)
@@ -123,6 +130,61 @@ def accumulation_not_divided(case: Case) -> Iterator[Claim]:
             severity,
             f"divide the loss by {count} before backward()",
         )
+
+
+def _partly_divided(case: Case) -> Iterator[Claim]:
+    """Calls of several losses, of which some are divided by the number of calls."""
+    again = evaluations(case)
+    for account in case.accounts:
+        step = account.ledger.step
+        if not account.steps or (step is not None and step.order in again):
+            continue
+        every = [row for rows in terms_of(account) for row in rows]
+        for calls in case.streams(account):
+            count, orders = len(calls), {call.order for call in calls}
+            share = Fraction(1, count)
+            rows = [row for row in every if row.call in orders]
+            bare = [row for row in rows if not _has_factor(row, share)]
+            divided = [row for row in rows if _is_divided(case, row, share)]
+            if count < 2 or not all(map(is_known, rows)) or any(map(_carries, bare, repeat(count))):
+                continue
+            if not all({row.call for row in some} == orders for some in (bare, divided)):
+                continue
+            yield Claim(
+                f"of the losses of {count} backward calls one is divided by {count} and another is "
+                f"not: this one adds up to {count} x its weight beside the other",
+                _loss_line(bare[0]),
+                account.buffers,
+                None,
+                [
+                    Proof("divided: its items come to", _loss_line(divided[0]), divided[0].total),
+                    Proof("not divided: its items come to", _loss_line(bare[0]), bare[0].total),
+                    Proof(f"{count} calls before the step", calls[0].source),
+                ],
+                account.steps,
+                case.looked_at(account),
+                "note",
+                f"divide this loss by {count} too, unless its weight has that in it",
+            )
+
+
+def _has_factor(row: Row, share: Fraction) -> bool:
+    """Whether something but a reduction multiplies a row by this."""
+    factors = (*row.loss, *row.after)
+    return any(is_same(f.value, share) for f in factors if f.kind != "reduction")
+
+
+def _is_divided(case: Case, row: Row, share: Fraction) -> bool:
+    """Whether the items of a row come to one over the calls, because a line divides by them."""
+    lines = [f.source for f in row.loss if f.kind == "scale" and is_same(f.value, share)]
+    is_said = any("/" in case.text(line) or "div" in case.text(line) for line in lines)
+    return is_said and row.total is not None and is_same(size(row.total), share)
+
+
+def _carries(row: Row, count: int) -> bool:
+    """Whether a number that a loss is multiplied by is a round one divided by the calls."""
+    scales = [f.value for f in row.loss if f.kind == "scale" and f.value is not None]
+    return any(carries_division(abs(float(value)), count) for value in scales if value)
 
 
 def _is_mean_of_quotients(rows: Sequence[Row], call: int) -> bool:
@@ -211,6 +273,10 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     Evidence: the calls of one line in a window have different numbers of items that count (ignored
     and masked ones do not), and the items of each call have the same weight together.
 
+    Or the same within one call: a line that a loop runs again and again (over time steps) takes
+    means of equally many targets, of which it ignores more in one turn than in another; a note, as
+    each turn may be meant to weigh the same (the labels of several tasks).
+
     Silent: for equal counts, and for sums divided by one common count. A note where nothing says
     that the calls are parts of one batch (each had a batch of its own from one `DataLoader`, or
     each is divided by their number, or targets were ignored or masked): then they may be episodes
@@ -219,6 +285,7 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
     count (its images), or the lines speak of tasks, episodes and the like: what is averaged inside
     is then normalised on purpose.
     """
+    yield from _in_one_call(case)
     ragged: dict[object, list[_Stream]] = defaultdict(list)
     even: Counter[object] = Counter()
     key: object
@@ -234,6 +301,39 @@ def mean_of_means(case: Case) -> Iterator[Claim]:
         for stream in streams:
             is_sure = _is_accumulated(case, stream) and _is_of_items(stream)
             yield _mean_of_means(case, stream, severity if is_sure else "note")
+
+
+def _in_one_call(case: Case) -> Iterator[Claim]:
+    """Means in a loop before one backward(), of equally many targets with more or fewer ignored."""
+    for account in case.accounts:
+        for rows in terms_of(account) if account.steps else ():
+            first = rows[0].call
+            own = [row for row in rows if row.call == first and row.replica == rows[0].replica]
+            counts = [row.items for row in own]
+            sizes = {row.items + row.masked for row in own}
+            if len(set(counts)) < 2 or len(sizes) > 1 or not all(map(is_known, own)):
+                continue
+            is_mean = all(row.reductions and row.reductions[-1].kind == "mean" for row in own)
+            if not is_mean or not all(is_same(own[0].total, row.total) for row in own):
+                continue
+            ratio = Fraction(max(counts), min(counts))
+            yield Claim(
+                f"a mean of means: {len(own)} means of one line, over {min(counts):,} to "
+                f"{max(counts):,} of {sizes.pop():,} items each, weigh the same together, so an "
+                f"item weighs up to {said(ratio)} x another",
+                _loss_line(own[0]),
+                account.buffers,
+                ratio,
+                [
+                    Proof(f"{row.items:,} items, {row.masked:,} left out", _loss_line(row),
+                          row.weight)
+                    for row in own[:6]
+                ],
+                account.steps,
+                case.looked_at(account),
+                "note",
+                "sum over the items of all turns, and divide by their number once",
+            )  # fmt: skip
 
 
 def _raggedness(streams: list[_Stream], even: int) -> Severity:
