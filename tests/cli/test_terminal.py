@@ -88,7 +88,7 @@ def test_without_a_backward_call_the_summary_says_just_that() -> None:
         ink=Ink(),
     )
 
-    assert text.splitlines()[1:] == ["  recorded   no backward call was seen"]
+    assert text.splitlines()[1:] == ["  recorded   no backward call was seen in this process"]
 
 
 def test_balance_is_told_in_a_line() -> None:
@@ -211,7 +211,7 @@ def test_a_tracer_that_gave_up_says_why_in_one_line(
 
     assert capfd.readouterr().err.splitlines() == [
         "gradtrace: train.py",
-        "  recorded   no backward call was seen",
+        "  recorded   no backward call was seen in this process",
         f"  wrote      run.trace ({bytes_text(path.stat().st_size)})",
         "gradtrace: the tracer gave up and the script went on without it: OSError: disk full",
     ]

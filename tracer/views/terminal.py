@@ -90,7 +90,7 @@ def _row(name: str, text: str, ink: Ink) -> str:
 
 def _recorded(contents: Contents) -> str:
     if not contents.calls:
-        return "no backward call was seen"
+        return "no backward call was seen in this process"
     return (
         f"{count_text(contents.calls, 'backward call')} in {count_text(contents.steps, 'step')}, "
         f"{count_text(contents.nodes, 'node')} ({count_text(contents.structures, 'structure')}), "
