@@ -346,7 +346,7 @@ PROGRAMS = (
         Program(
             f"nlp-tutorial {name.rpartition('/')[2]}", (f"{name}.py",), exercises,
             needs="matplotlib", clone="graykode/nlp-tutorial", copied=True,
-            options=("--every", "10"),
+            options=("--every", "100"),
         )
         for name, exercises in LANGUAGE
     ),
