@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -43,7 +44,9 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
 
     Silent: when the sum is divided later, in the loss, in the gradient or by a hook; when the
     learning rate is a round number divided by the number of items; for a single item; for a sum
-    over the elements of a parameter, or over losses that were reduced before.
+    over the elements of a parameter, or over losses that were reduced before; for a product with
+    the gradient that an earlier call gave (`(features * features_grad).sum()`): that call's loss
+    was reduced as it is.
     """
     for account in case.accounts:
         optimizer = account.optimizer
@@ -57,7 +60,7 @@ def sum_reduction(case: Case) -> Iterator[Claim]:
                 continue
             if first.samples is not None and first.samples.count == 1:
                 continue
-            if not case.are_of_a_batch(first):
+            if not case.are_of_a_batch(first) or _hands_on_a_gradient(case, rows):
                 continue
             if optimizer.lr is not None and carries_division(optimizer.lr, items):
                 continue
@@ -112,6 +115,36 @@ def _is_count(case: Case, factor: Factor, count: int) -> bool:
     return (
         factor.kind == "scale" and count > 1 and is_same(factor.value, Fraction(count)) and is_said
     )
+
+
+def _hands_on_a_gradient(case: Case, rows: list[Row]) -> bool:
+    """Whether what the items are multiplied with is the gradient of a leaf that was filled before.
+
+    A large batch of embeddings is sent backward first, and its gradient in pieces through the
+    model: the squares of all pieces come to that of the whole.
+    """
+    if not all(factor.kind == "own" for row in rows for factor in row.inside[:1]) or any(
+        not row.inside for row in rows
+    ):
+        return False
+    square = 0.0
+    for row in rows:
+        ended = case.books.flow(row.call).sites[row.call, row.site]
+        received = case.call(row.call).received.get(ended.node, {}).values()
+        measured = [tensor.measured for tensor in received]
+        square += sum(m.norm**2 for m in measured if m is not None)
+    first = min(row.call for row in rows)
+    earlier = [
+        c for c in case.trace.calls if c.order < first and c.step == case.call(first).call.step
+    ]
+    found = (
+        case.books.archive.reading(call, leaf, "after")
+        for call in earlier
+        for leaf in case.traits(call.layout).leaves
+        if not case.trace.buffers[leaf].is_parameter
+    )
+    norms = [t.measured.norm for t in found if t is not None and t.measured is not None]
+    return any(math.isclose(norm**2, square, rel_tol=1e-4) for norm in norms)
 
 
 def _moved_by(account: Account) -> str:
