@@ -376,7 +376,9 @@ class Columns:
             ("name", "called", "custom"), ("source", "module")
         )
         buffers = self.ask(
-            "SELECT node, buffer FROM nodes WHERE structure = ? AND buffer IS NOT NULL", id
+            "SELECT node, buffer FROM nodes WHERE structure = ? AND buffer IS NOT NULL "
+            "ORDER BY node",
+            id,
         )
         edges = self._of_graph("edges", id).numbers("sender", "output", "receiver", "input")
         return Structure(id, Nodes(*kinds, dict(buffers)), Edges(*edges))

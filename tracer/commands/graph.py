@@ -17,6 +17,7 @@ from tracer.commands.console import progress, say_detail, say_troubles, write
 from tracer.commands.values import option, parse_count, parse_whole
 from tracer.errors import WrongUse
 from tracer.graph import export
+from tracer.graph.alike import size
 from tracer.graph.bare import build_for_picture
 from tracer.graph.build import build
 from tracer.graph.fold import fold
@@ -64,7 +65,7 @@ class Wish:
         """The part, with what a picture of it needs."""
         if self.parameter is not None:
             return self.graph(trace)
-        return build_for_picture(trace, step=self.step, call=self.backward)
+        return build_for_picture(trace, step=self.step, call=self.backward, depth=self.depth)
 
 
 def as_svg(trace: Trace, wish: Wish, ranks: Ranks) -> str:
@@ -91,7 +92,7 @@ def _with_ranks(
     trace: Trace, wish: Wish, ranks: Ranks, graph: nx.MultiDiGraph[str]
 ) -> Callable[[nx.MultiDiGraph[str]], None]:
     """Draws the other ranks into a folded picture, if it is of a job."""
-    is_small = len(graph) <= MOST_NODES
+    is_small = size(graph) <= MOST_NODES
     if trace.info.world < 2 or wish.backward is not None or not is_small or not trace.exchanges:
         return lambda folded: None
     explainer, step = Explainer(trace, ranks), graph.graph.get("step")

@@ -3,27 +3,45 @@
 The graph that `build` makes takes 5 kB for each node. Of a million nodes a picture shows a hundred
 groups, and what it says of them are counts, names, lines and norms. So nodes that differ in their
 measurements alone have one and the same attributes here, without measurements, and an edge looks
-up, when it is asked, what is not of its norm.
+up, when it is asked, what is not of its norm. In a call that is large itself such nodes are one,
+with their number: see `alike.py`.
 """
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from itertools import chain
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import networkx as nx
 
-from tracer.events import Call, Layout, Node, Structure
+from tracer.columns import Column, Nodes, leaves_of
+from tracer.events import Call, Layout, Step, Structure
+from tracer.graph.alike import (
+    BareGraph,
+    Crowd,
+    Home,
+    Range,
+    Stream,
+    alike_of,
+    fan_ins,
+    streams_of,
+    uses_of,
+)
 from tracer.graph.build import Builder, Facts, Rows, described, measured
 from tracer.graph.chunks import GATHER, SCATTER
+from tracer.graph.fold import most_groups
+from tracer.graph.grouping import MOST_USES
 from tracer.graph.replicas import REDUCER
 from tracer.graph.window import choose, size_of
+from tracer.graph.wiring import Wiring, wiring_of
 from tracer.semantics.effects import Effect
 from tracer.tracefile import Trace
 
-__all__ = ["LARGE", "build_for_picture"]
+__all__ = ["LARGE", "BareGraph", "build_for_picture"]
 
 LARGE = 20_000
 """Autograd nodes of a window from which on a graph is built bare."""
@@ -41,9 +59,9 @@ Places = tuple[tuple[int, int], ...]
 
 
 def build_for_picture(
-    trace: Trace, *, step: int | None = None, call: int | None = None
+    trace: Trace, *, step: int | None = None, call: int | None = None, depth: int | None = None
 ) -> nx.MultiDiGraph:
-    """The graph of a window, as `build` makes it, to be folded: bare if it is large.
+    """The graph of a window, as `build` makes it, to be folded to a depth: bare if it is large.
 
     Raises:
         NothingRecorded: the trace holds no backward call.
@@ -52,29 +70,21 @@ def build_for_picture(
     window = choose(trace, step, call)
     is_large = sum(size_of(trace, one) for _, one in window.calls) > LARGE
     is_bare = is_large and not any(
-        node.name in OF_REPLICAS for _, one in window.calls for node in _nodes(trace, one)
+        name in OF_REPLICAS for _, one in window.calls for name in _names(trace, one)
     )
-    builder = BareBuilder(trace) if is_bare else Builder(trace, nx.MultiDiGraph())
+    builder = (
+        BareBuilder(trace, most_groups(depth)) if is_bare else Builder(trace, nx.MultiDiGraph())
+    )
     return builder.built(window)
 
 
-def _nodes(trace: Trace, call: Call) -> Sequence[Node]:
+def _names(trace: Trace, call: Call) -> Iterable[str]:
+    """The names of the nodes of a call; of a large one each once."""
     structure = trace.layout(call.layout).structure
-    return () if structure is None else trace.structure(structure).nodes
-
-
-class BareGraph(nx.MultiDiGraph):
-    """Takes the attributes of the next node, and what the next edge begins with, from outside."""
-
-    shared: dict[str, Any] | None = None
-    template: BareEdge | None = None
-
-    def node_attr_dict_factory(self) -> dict[str, Any]:
-        """What networkx gives a new node: the very dict that others have."""
-        return {} if self.shared is None else self.shared
-
-    def edge_attr_dict_factory(self) -> dict[str, Any]:
-        return {} if self.template is None else self.template
+    nodes = () if structure is None else trace.structure(structure).nodes
+    if isinstance(nodes, Nodes):
+        return (name for name, *_ in nodes.kinds)
+    return (node.name for node in nodes)
 
 
 class BareEdge(dict[str, Any]):
@@ -91,13 +101,37 @@ class BareEdge(dict[str, Any]):
 class BareBuilder(Builder):
     """Adds nodes and contributions in bulk; roots, captures, buffers and steps as ever."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, few: int) -> None:
         self._bare = BareGraph()
+        self._few = few
+        self._next = 0
         super().__init__(trace, self._bare)
 
     def add_call(self, number: int, call: Call) -> None:
         layout = self._trace.layout(call.layout)
         structure = self._trace.structure(layout.structure if layout.structure is not None else -1)
+        wiring = wiring_of(structure, layout)
+        if wiring is not None:
+            facts = self._add_crowds(number, call, layout, wiring)
+        else:
+            facts = self._add_each(number, call, layout, structure)
+        rows = Rows(self._trace, self._trace.measured(call))
+        self.add_roots(number, call, layout, rows)
+        self.add_captures(number, call, layout, rows)
+        self.add_accumulations(number, call, layout, facts, rows)
+        self._give_places()
+
+    def add_step(self, step: Step) -> None:
+        super().add_step(step)
+        self._give_places()
+
+    def _give_places(self) -> None:
+        """A place for each node that came last."""
+        for key in islice(self._bare, len(self._bare.places), None):
+            self._bare.places[key] = self._next
+            self._next += 1
+
+    def _add_each(self, number: int, call: Call, layout: Layout, structure: Structure) -> Facts:
         rows = Rows(self._trace, self._trace.measured(call))
         facts = Facts(
             structure,
@@ -109,9 +143,121 @@ class BareBuilder(Builder):
         )
         self._add_nodes(number, call, facts, rows)
         self._add_edges(number, layout, structure, rows, self._all_effects(layout, facts))
-        self.add_roots(number, call, layout, rows)
-        self.add_captures(number, call, layout, rows)
-        self.add_accumulations(number, call, layout, facts, rows)
+        return facts
+
+    def _add_crowds(self, number: int, call: Call, layout: Layout, wiring: Wiring) -> Facts:
+        """The nodes of a large call: those that no picture tells apart as one."""
+        scalars = self._trace.scalars(call)
+        starts = [(root.node, root.input) for root in layout.roots]
+        fan_in = fan_ins(wiring, starts)
+        uses = uses_of(wiring, self._homes(wiring), MOST_USES)
+        effects, effect = self._each_effect(wiring, scalars)
+        apart = {*leaves_of(wiring.nodes), *(node for node, _ in starts)}
+        apart |= {capture.node for capture in layout.captures}
+        looks = list(zip(wiring.likeness, effect, fan_in, uses, strict=True))
+        crowds, crowd = alike_of(wiring, looks, apart, self._few)
+        structure = self._trace.structure(layout.structure if layout.structure is not None else -1)
+        facts = Facts(
+            structure,
+            states={
+                one.first: state
+                for one in crowds
+                if (state := wiring.states.of(one.first)) is not None
+            },
+            received={
+                node: {0: (receipt.form, receipt.row)}
+                for node in leaves_of(wiring.nodes)
+                for receipt in map(layout.receipts.__getitem__, wiring.received[node])
+            },
+            sent={},
+            fan_in={one.first: fan_in[one.first] for one in crowds},
+            scalars=scalars,
+        )
+        rows = Rows(self._trace, self._trace.measured(call))
+        self._add_crowd_nodes(number, call, facts, rows, crowds)
+        for (sender, receiver, output), stream in streams_of(wiring, crowd).items():
+            found = effects[effect[crowds[sender].first]][output]
+            ends = (crowds[sender].first, crowds[receiver].first)
+            self._add_stream(number, wiring, rows, stream, ends, found)
+        return facts
+
+    def _homes(self, wiring: Wiring) -> list[Home | None]:
+        """For each kind of node its module, if that may have no parameters: path and replica."""
+        buffers = (self._trace.buffers[buffer] for buffer in wiring.nodes.buffers.values())
+        owners = {(home.root, home.path) for b in buffers if (home := self._names.home(b))}
+        found: list[Home | None] = []
+        for *_, module in wiring.nodes.kinds:
+            place = self._names.place(module)
+            is_free = place is not None and (place.root, place.path) not in owners
+            found.append(((place.root, place.path), place.replica) if place and is_free else None)
+        return found
+
+    def _each_effect(
+        self, wiring: Wiring, scalars: tuple[float, ...]
+    ) -> tuple[list[tuple[Effect, ...]], Column]:
+        """What nodes do; and which of it each node does."""
+        effects: list[tuple[Effect, ...]] = []
+        known: dict[Hashable, int] = {}
+        column = array("q")
+        for node, look in enumerate(wiring.likeness):
+            key = (look, wiring.numbers(node, scalars))
+            number = known.get(key)
+            if number is None:
+                number = known[key] = len(effects)
+                effects.append(self._effects_there(wiring, node, scalars))
+            column.append(number)
+        return effects, column
+
+    def _effects_there(
+        self, wiring: Wiring, index: int, scalars: tuple[float, ...]
+    ) -> tuple[Effect, ...]:
+        sent = {wiring.output[place]: wiring.form[place] for place in wiring.leaving[index]}
+        if not sent:
+            return ()
+        receipts, state = wiring.receipts, wiring.states.of(index)
+        received = {receipts.input[p]: receipts.form[p] for p in wiring.received[index]}
+        facts = Facts(
+            Structure(-1, (), ()), {} if state is None else {index: state}, {}, {}, {}, scalars
+        )
+        return self.effects_at(wiring.nodes[index], received, sent, facts.saved(index))
+
+    def _add_crowd_nodes(
+        self, number: int, call: Call, facts: Facts, rows: Rows, crowds: Sequence[Crowd]
+    ) -> None:
+        first = self._next
+        for one in crowds:
+            node, key = facts.structure.nodes[one.first], f"c{number}.n{one.first}"
+            data = self.node_data(number, call, node, facts, rows)
+            for name in OF_ONE_NODE:
+                del data[name]
+            if one.times > 1:
+                data["times"] = one.times
+            self._bare.add_node(key, **data)
+            self._bare.places[key] = first + one.first
+        self._next = first + len(facts.structure.nodes)
+
+    def _add_stream(
+        self, number: int, wiring: Wiring, rows: Rows, stream: Stream, ends: tuple[int, int],
+        effect: Effect,
+    ) -> None:  # fmt: skip
+        place = stream.first
+        data = BareEdge(
+            kind="contribution", call=number, output=wiring.output[place],
+            input=wiring.input[place], at=self._next - wiring.count + wiring.sender[place],
+            **rows.form(wiring.form[place]), **described(effect),
+        )  # fmt: skip
+        measured_rows = [row for row in stream.rows if row >= 0]
+        data.rows, data.row = rows, measured_rows[0] if measured_rows else None
+        if len(stream.rows) == 1:
+            data["norm"], data["nonfinite"] = (
+                NO if data.row is None else rows.measurements.norm(data.row)
+            )
+        else:
+            data.update(_together(rows, measured_rows), times=len(stream.rows))
+        self._bare.template = data
+        sender, receiver = (f"c{number}.n{end}" for end in ends)
+        self._bare.add_edge(sender, receiver, key=wiring.number[place])
+        self._bare.template = None
 
     def _add_nodes(self, number: int, call: Call, facts: Facts, rows: Rows) -> None:
         shared: dict[Hashable, dict[str, Any]] = {}
@@ -176,6 +322,17 @@ class BareBuilder(Builder):
                 f"c{number}.n{edge.sender}", f"c{number}.n{edge.receiver}", key=contribution.edge
             )
         self._bare.template = None
+
+
+def _together(rows: Rows, measured_rows: Sequence[int]) -> dict[str, Any]:
+    """What is told of the measurements of many contributions."""
+    norms, squares, nonfinite = Range(), 0.0, 0
+    for norm, count in map(rows.measurements.norm, measured_rows):
+        norms.add(norm)
+        nonfinite += count
+        if math.isfinite(norm):
+            squares += norm * norm
+    return {"norms": norms, "squares": squares, "nonfinite": nonfinite}
 
 
 def _put(places: dict[int, Places], node: int, place: int, form: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import networkx as nx
 
+from tracer.columns import leaves_of
 from tracer.events import Call, Layout, Measurement, Node, NodeState, Step, Structure
 from tracer.graph.names import Names
 from tracer.graph.window import Window, choose, of_calls
@@ -331,25 +332,25 @@ class Builder:
     ) -> None:
         """What each AccumulateGrad node received goes into its buffer; what lay there before."""
         readings = {(r.buffer, r.moment): (r.form, r.row) for r in layout.readings}
-        for node in facts.structure.nodes:
-            received = facts.received.get(node.index, {}).get(0)
-            if node.buffer is None or received is None or not call.accumulates:
+        for index, buffer in leaves_of(facts.structure.nodes).items():
+            received = facts.received.get(index, {}).get(0)
+            if received is None or not call.accumulates:
                 continue
-            key = self._buffer(node.buffer)
-            before = readings.get((node.buffer, "before"))
+            key = self._buffer(buffer)
+            before = readings.get((buffer, "before"))
             is_fresh = before is None or _is_zero(rows.measurement(before[1]))
-            runs = self._runs.setdefault(node.buffer, [])
+            runs = self._runs.setdefault(buffer, [])
             if not runs and not is_fresh:
                 self.graph.nodes[key]["is_added_to"] = True
             if is_fresh or not runs:
                 runs.append(0)
             runs[-1] += 1
-            after = readings.get((node.buffer, "after"))
+            after = readings.get((buffer, "after"))
             if after is not None:
                 self._keep(key, rows.tensor(*after))
                 self._remember(key)
             self.graph.add_edge(
-                f"c{number}.n{node.index}",
+                f"c{number}.n{index}",
                 key,
                 key=number,
                 kind="accumulation",

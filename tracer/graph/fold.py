@@ -20,7 +20,7 @@ from tracer.graph.quotient import quotient
 from tracer.graph.replicas import unbundled
 from tracer.graph.siblings import Path
 
-__all__ = ["COMFORTABLE", "HARD_LIMIT", "fold"]
+__all__ = ["COMFORTABLE", "HARD_LIMIT", "fold", "most_groups"]
 
 COMFORTABLE = 64
 """Visible nodes of the default picture: about what fits a page with legible text."""
@@ -70,6 +70,11 @@ def fold(
         folded.graph["fold"] = _in_words(plan, depth, has_modules=bool(tree.deepest or tree.roots))
         return folded
     raise AssertionError("the last plan is always taken")
+
+
+def most_groups(depth: int | None) -> int:
+    """The groups of a picture of this depth from which on a way to fold it is given up."""
+    return HOPELESS * (COMFORTABLE if depth is None else HARD_LIMIT)
 
 
 def _reduced(folded: nx.MultiDiGraph, plan: Plan) -> nx.MultiDiGraph:

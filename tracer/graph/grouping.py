@@ -79,17 +79,17 @@ class Tree:
 
     def __init__(self, graph: nx.MultiDiGraph) -> None:
         self.paths: dict[str, Path] = {}
-        operations: list[tuple[Path, Hashable]] = []
+        operations: Counter[tuple[Path, Hashable]] = Counter()
         effects = _effects(graph)
         for key, data in graph.nodes(data=True):
             path = _path(data)
             self.paths[key] = path
             if data["kind"] == "node":
                 what = (data["name"], data["line"], data["called"], effects.get(key))
-                operations.append((path, ("op", data["module_class"], *what)))
+                operations[path, ("op", data["module_class"], *what)] += data.get("times", 1)
             elif data["kind"] == "buffer" and path:
                 name = data["name"].rpartition(".")[2]
-                operations.append((path, ("buffer", name, data["shape"])))
+                operations[path, ("buffer", name, data["shape"])] += 1
         every = set(self.paths.values())
         self.folded = folded_paths(every, own_contents(operations))
         self.plain = {path: (path, 1) for path in self.folded}
@@ -200,7 +200,9 @@ def group(
         elif kind == "node" and data["name"] == REDUCER and not plan.opened:
             continue  # it is shown as part of the buffer that it writes
         elif kind == "node" and (graph.in_degree(key) or graph.out_degree(key)):
-            groups[key] = _of_node(tree, plan, key, data, seen, alike)
+            groups[key] = found = _of_node(tree, plan, key, data, seen, alike)
+            if "times" in data and plan.operations == "each" and found.kind == "op":
+                return None  # each of them would be there: see `alike.py`
         elif kind in ("root", "capture"):
             position = key.rpartition(".")[2]
             mark = position if plan.operations != "all" else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import networkx as nx
 
+from tracer.graph.alike import Range, edges_in_order
 from tracer.graph.chunks import Chunks, chunks_of_all
 from tracer.graph.grouping import Group, Grouping, Plan
 from tracer.graph.replicas import NO_LANE, lanes_of
@@ -21,31 +22,11 @@ MOST_LISTED = 12
 
 
 @dataclass
-class Range:
-    """The smallest and largest of some norms."""
-
-    low: float = math.inf
-    high: float = -math.inf
-    nonfinite: bool = False
-
-    def add(self, norm: float | None) -> None:
-        if norm is None:
-            return
-        if not math.isfinite(norm):
-            self.nonfinite = True
-            return
-        self.low, self.high = min(self.low, norm), max(self.high, norm)
-
-    @property
-    def ends(self) -> tuple[float, float] | None:
-        return (self.low, self.high) if self.low <= self.high else None
-
-
-@dataclass
 class Tally:
     """What is collected for one group on the way through the graph."""
 
     members: list[str] = field(default_factory=list)
+    nodes: int = 0
     calls: set[int] = field(default_factory=set)
     replicas: set[int] = field(default_factory=set)
     names: Counter[str] = field(default_factory=Counter)
@@ -117,17 +98,19 @@ def _tallied(graph: nx.MultiDiGraph, groups: dict[str, Group]) -> dict[Group, Ta
         if group.kind in ("buffer", "leaf") and data["kind"] == "node":
             tally.copies_added = max(tally.copies_added, graph.in_degree(key))
             continue
+        times = data.get("times", 1)
         tally.members.append(key)
-        tally.names[data["name"]] += 1
+        tally.nodes += times
+        tally.names[data["name"]] += times
         if key in chunks:
             tally.chunks[chunks[key]] = None
         if data.get("call") is not None:
             tally.calls.add(data["call"])
         if data.get("file"):
-            tally.lines[data["file"], data["line"], data["function"]] += 1
+            tally.lines[data["file"], data["line"], data["function"]] += times
         if data["kind"] == "node":
-            tally.called[data["called"]] += 1
-            tally.hooks += data["hooks_before"] + data["hooks_after"]
+            tally.called[data["called"]] += times
+            tally.hooks += times * (data["hooks_before"] + data["hooks_after"])
             if data["replica"] is not None:
                 tally.replicas.add(data["replica"])
     return {group: tally for group, tally in tallies.items() if tally.members}
@@ -139,22 +122,22 @@ def _bundled(
     bundles: defaultdict[tuple[Group, Group], Bundle] = defaultdict(Bundle)
     groups = grouping.groups
     entered: set[str] = set()
-    for u, v, data in graph.edges(data=True):
+    for u, v, data in edges_in_order(graph):
         sender, receiver = groups.get(u), groups.get(v)
         if sender is None or receiver is None or data["kind"] == "accumulation":
             continue
         if sender not in tallies or receiver not in tallies:
             continue
         if data["effect"] is not None:
-            tallies[sender].effects[_effect(data)] += 1
+            tallies[sender].effects[_effect(data)] += data.get("times", 1)
         if sender == receiver:
             continue
         if _repeats(grouping, u, v):
             entered.add(v)
             continue
         if receiver.kind not in ("buffer", "leaf"):
-            tallies[sender].leaving.add(data["norm"])
-        tallies[receiver].entering.add(data["norm"])
+            _widen(tallies[sender].leaving, data)
+        _widen(tallies[receiver].entering, data)
         entered.add(v)
         _collect(bundles[sender, receiver], data)
     for key, group in groups.items():
@@ -163,7 +146,7 @@ def _bundled(
             if key in entered:
                 tallies[group].fan_in = max(tallies[group].fan_in, fan_in)
             else:
-                tallies[group].fan_ins_inside += 1
+                tallies[group].fan_ins_inside += graph.nodes[key].get("times", 1)
     return dict(bundles)
 
 
@@ -184,20 +167,29 @@ def _effect(data: dict[str, Any]) -> tuple[Any, ...]:
     return (data["effect"], data["factor"], data["count"], data["summed"], data["words"])
 
 
+def _widen(norms: Range, data: dict[str, Any]) -> None:
+    if "norms" in data:
+        norms.join(data["norms"])
+    else:
+        norms.add(data["norm"])
+
+
 def _collect(bundle: Bundle, data: dict[str, Any]) -> None:
-    bundle.count += 1
+    times = data.get("times", 1)
+    bundle.count += times
     if data["call"] is not None:
         bundle.calls.add(data["call"])
-    norm = data["norm"]
-    bundle.norms.add(norm)
-    if norm is not None and math.isfinite(norm):
+    _widen(bundle.norms, data)
+    if "squares" in data:
+        bundle.squares += data["squares"]
+    elif (norm := data["norm"]) is not None and math.isfinite(norm):
         bundle.squares += norm * norm
     bundle.nonfinite += data["nonfinite"] or 0
     bundle.shapes.add(data["shape"])
     bundle.dtypes.add(data["dtype"])
     bundle.values = data["values"] if bundle.count == 1 else None
     if data["effect"] is not None:
-        bundle.effects[_effect(data)] += 1
+        bundle.effects[_effect(data)] += times
 
 
 def _node(
@@ -206,7 +198,7 @@ def _node(
     common: dict[str, Any] = {
         "kind": _kind(group, tally),
         "name": tally.names.most_common(1)[0][0],
-        "nodes": len(tally.members),
+        "nodes": tally.nodes,
         "calls": tuple(sorted(tally.calls)),
         "replicas": tuple(sorted(tally.replicas)),
         "copies": copies.get(group.path, 1),

@@ -7,7 +7,7 @@ together (0, 1, 2, ...): blocks with something else between them are steps of on
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 
 __all__ = ["Path", "folded_paths"]
@@ -75,11 +75,9 @@ def _runs(parent: Path, names: list[str], signatures: Mapping[Path, int]) -> Ite
         yield run
 
 
-def own_contents(
-    operations: Iterable[tuple[Path, Hashable]],
-) -> dict[Path, Hashable]:
-    """What each path holds itself, whatever its order."""
-    counts: defaultdict[Path, Counter[Hashable]] = defaultdict(Counter)
-    for path, operation in operations:
-        counts[path][operation] += 1
+def own_contents(operations: Mapping[tuple[Path, Hashable], int]) -> dict[Path, Hashable]:
+    """What each path holds itself, whatever its order; `operations` says how often."""
+    counts: defaultdict[Path, dict[Hashable, int]] = defaultdict(dict)
+    for (path, operation), times in operations.items():
+        counts[path][operation] = times
     return {path: frozenset(counter.items()) for path, counter in counts.items()}
