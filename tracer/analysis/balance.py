@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from tracer.events import Call, Layout, Measurement, NodeState, Receipt
-from tracer.tracefile import Trace
+from tracer.columns import States, leaves_of
+from tracer.events import Call, Contribution, Layout, Measurement, NodeState, Receipt
+from tracer.graph.wiring import Wiring, wiring_of
+from tracer.tracefile import NONFINITE, NORM, Trace
 
 __all__ = ["BalanceReport", "Imbalance", "check_balance"]
 
@@ -165,6 +168,8 @@ def check_balance(trace: Trace, calls: Iterable[Call] | None = None) -> BalanceR
     for together in _overlapping(chosen):
         books = [_Book(trace, call) for call in together]
         for book in books:
+            tally.fan_ins += book.handed_on
+            tally.unchecked += book.unmeasured
             for account in book.accounts():
                 tally.settle(account)
         for account in _buffer_accounts(trace, books):
@@ -199,16 +204,61 @@ class _Book:
         self.structure = trace.structure(self.layout.structure)
         self._forms = trace.forms
         self._measured = trace.measured(call)
-        self._states: dict[int, NodeState] = {state.node: state for state in self.layout.states}
-        self.writers = {n.buffer: n.index for n in self.structure.nodes if n.buffer is not None}
-        self.received = {(r.node, r.input): r for r in self.layout.receipts}
+        self.writers = {buffer: node for node, buffer in leaves_of(self.structure.nodes).items()}
         self.readings = {(r.buffer, r.moment): r for r in self.layout.readings}
+        self._wiring = wiring_of(self.structure, self.layout)
+        self.handed_on = self.unmeasured = 0
+        """Inputs at which one contribution arrived as it was sent, and those among them of which
+        that is not known.
+        """
+        if self._wiring is None:
+            self._receipts = {(r.node, r.input): r for r in self.layout.receipts}
+        else:
+            self._others = self._pass_on(self._wiring)
+
+    def _pass_on(self, wiring: Wiring) -> list[int]:
+        """Settle the inputs of a large call that need no sum; the nodes that are left."""
+        norms, counts = self._measured.column(NORM), self._measured.column(NONFINITE)
+        came, aboves = wiring.arriving.starts, wiring.arriving.rows
+        got, receipts_of = wiring.received.starts, wiring.received.rows
+        receipts, kinds = wiring.receipts, wiring.states.kinds
+        asked = {root.node for root in self.layout.roots}
+        asked |= {capture.node for capture in self.layout.captures}
+        others: list[int] = []
+        for node, said in enumerate(wiring.said):
+            above, receipt = came[node], got[node]
+            is_one = came[node + 1] - above == 1 == got[node + 1] - receipt
+            if not is_one or node in asked:
+                others.append(node)
+                continue
+            place, receipt = aboves[above], receipts_of[receipt]
+            row = receipts.row[receipt]
+            if row != wiring.row[place] or receipts.input[receipt] != wiring.input[place]:
+                others.append(node)
+            elif said >= 0 and kinds[said].ran:
+                self.handed_on += 1
+                if row < 0 or counts[row] or not math.isfinite(norms[row]):
+                    self.unmeasured += 1
+        return others
+
+    def receipt(self, place: tuple[int, int]) -> Receipt | None:
+        """What a node received at an input."""
+        if self._wiring is None:
+            return self._receipts.get(place)
+        found = map(self.layout.receipts.__getitem__, self._wiring.received[place[0]])
+        return next((receipt for receipt in found if receipt.input == place[1]), None)
 
     def measured(self, row: int | None) -> Measurement | None:
         return None if row is None else self._measured[row]
 
     def state(self, node: int) -> NodeState:
-        return self._states.get(node, NodeState(node, ran=False))
+        found = self._state(node)
+        return NodeState(node, ran=False) if found is None else found
+
+    @cached_property
+    def _state(self) -> Callable[[int], NodeState | None]:
+        states = self.layout.states
+        return states.of if isinstance(states, States) else {s.node: s for s in states}.get
 
     def tolerance(self, *forms: int) -> float:
         return max(ROUNDING.get(self._forms[form].dtype, FLOAT32_ROUNDING) for form in forms)
@@ -216,9 +266,9 @@ class _Book:
     def accounts(self) -> Iterator[_Account]:
         """Every input that something was sent to or received at, and every captured gradient."""
         sent = self._sent()
-        for place in sorted(sent.keys() | self.received.keys()):
+        for place in sorted(sent.keys() | self._received()):
             if self.state(place[0]).ran:
-                yield self._fan_in(place, sent.get(place, []), self.received.get(place))
+                yield self._fan_in(place, sent.get(place, []), self.receipt(place))
         for capture in self.layout.captures:
             place = (capture.node, capture.input)
             if capture.form is not None and place in sent:
@@ -233,12 +283,27 @@ class _Book:
         for root in self.layout.roots:
             if root.gradient is not None:
                 sent[root.node, root.input].append((self.measured(root.gradient), root.form))
-        for contribution in self.layout.contributions:
+        for contribution in self._contributions():
             edge = self.structure.edges[contribution.edge]
             sent[edge.receiver, edge.input].append(
                 (self.measured(contribution.row), contribution.form)
             )
         return sent
+
+    def _contributions(self) -> Iterable[Contribution]:
+        contributions, wiring = self.layout.contributions, self._wiring
+        if wiring is None:
+            return contributions
+        places = sorted(place for node in self._others for place in wiring.arriving[node])
+        return map(contributions.__getitem__, places)
+
+    def _received(self) -> set[tuple[int, int]]:
+        """The inputs at which something was received, but those that are settled."""
+        wiring = self._wiring
+        if wiring is None:
+            return set(self._receipts)
+        inputs = wiring.receipts.input
+        return {(node, inputs[p]) for node in self._others for p in wiring.received[node]}
 
     def _fan_in(
         self,
@@ -297,7 +362,7 @@ def _buffer_account(
     for book in touching:
         place = (book.writers[buffer], 0)
         hooks += book.state(place[0]).hooks[2]
-        receipt = book.received.get(place)
+        receipt = book.receipt(place)
         if receipt is not None and not book.state(place[0]).saved.get("frozen"):
             parts.append(book.measured(receipt.row))
             forms.append(receipt.form)

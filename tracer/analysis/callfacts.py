@@ -219,6 +219,12 @@ class CallFacts:
             effects = self._effects[sender] = self._effects_of(sender)
         return effects[sent.edge.output]
 
+    def senders(self, node: int) -> list[int]:
+        """Who sent something to a node, once for each contribution."""
+        if self.wiring is None:
+            return [sent.edge.sender for sent in self.arriving.get(node, ())]
+        return [self.wiring.sender[place] for place in self.wiring.arriving[node]]
+
     def likeness(self, node: int) -> Hashable:
         """What tells a node of a large call from those that do the same."""
         assert self.wiring is not None

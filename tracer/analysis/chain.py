@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
 
 from tracer.analysis.callfacts import CallFacts, Sent
 from tracer.analysis.shares import Share, shares_of_parts
+from tracer.graph.wiring import Wiring
 from tracer.semantics.effects import Exact, Nothing
 
-__all__ = ["Link", "chain_of", "dominators"]
+__all__ = ["Link", "Links", "chain_of", "dominators"]
 
 START = -1
 
@@ -37,6 +41,63 @@ class Link:
     hooks: int = 0
     shares: tuple[Share, ...] = ()
 
+    @property
+    def is_told(self) -> bool:
+        """Whether there is something to say of it: not of a node that only hands on."""
+        is_quiet = self.kind in ("moves", "")
+        return not is_quiet or self.branches > 1 or self.fan_in > 1 or bool(self.hooks)
+
+
+class Links(Sequence[Link]):
+    """The links of a chain, outermost first; of a long one each is made when it is looked at."""
+
+    def __init__(self, facts: CallFacts, nodes: Sequence[int], above: Set[int]) -> None:
+        self._facts = facts
+        self._nodes = nodes
+        self._above = above
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @overload
+    def __getitem__(self, place: int) -> Link: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Link, ...]: ...
+    def __getitem__(self, place: int | slice) -> Link | tuple[Link, ...]:
+        if isinstance(place, slice):
+            return tuple(map(self._made, self._nodes[place]))
+        return self._made(self._nodes[place])
+
+    def __iter__(self) -> Iterator[Link]:
+        return map(self._made, self._nodes)
+
+    def _made(self, node: int) -> Link:
+        return _link(self._facts, node, self._above)
+
+    @cached_property
+    def told(self) -> list[int]:
+        """The places of the links of which there is something to say, and of the last."""
+        last = len(self) - 1
+        return [p for p, node in enumerate(self._nodes) if p == last or self._is_told(node)]
+
+    def _is_told(self, node: int) -> bool:
+        wiring = self._facts.wiring
+        if wiring is None or node in self._facts.roots_at or not _has_one_way(wiring, node):
+            return self._made(node).is_told
+        look = self._facts.likeness(node)
+        if look not in self._known:
+            self._known[look] = self._made(node).is_told
+        return self._known[look]
+
+    @cached_property
+    def _known(self) -> dict[Hashable, bool]:
+        """Of nodes with one sender and one receiver: those that look the same say the same."""
+        return {}
+
+
+def _has_one_way(wiring: Wiring, node: int) -> bool:
+    return len(wiring.arriving[node]) == 1 == len(wiring.leaving[node])
+
 
 def dominators(facts: CallFacts) -> dict[int, int]:
     """The nearest node that every path from the roots to a node passes; START above the roots.
@@ -47,7 +108,7 @@ def dominators(facts: CallFacts) -> dict[int, int]:
     nearest: dict[int, int] = {}
     depth: dict[int, int] = {START: 0}
     for node in facts.order:
-        senders = [sent.edge.sender for sent in facts.arriving.get(node, ())]
+        senders = facts.senders(node)
         if node in facts.roots_at:
             senders.append(START)
         common = senders[0]
@@ -66,30 +127,29 @@ def _meeting(a: int, b: int, nearest: dict[int, int], depth: dict[int, int]) -> 
     return a
 
 
-def chain_of(facts: CallFacts, node: int) -> list[Link]:
+def chain_of(facts: CallFacts, node: int) -> Links:
     """The links from the roots to a node, outermost first."""
     nearest = dominators(facts)
     if node not in nearest:
-        return []
+        return Links(facts, (), set())
     path = [node]
     while nearest[path[-1]] != START:
         path.append(nearest[path[-1]])
-    above = _above(facts, node)
-    return [_link(facts, place, above) for place in reversed(path)]
+    return Links(facts, path[::-1], _above(facts, node))
 
 
 def _above(facts: CallFacts, node: int) -> set[int]:
     """The nodes from which a gradient reaches this one."""
     seen, stack = {node}, [node]
     while stack:
-        for sent in facts.arriving.get(stack.pop(), ()):
-            if sent.edge.sender not in seen:
-                seen.add(sent.edge.sender)
-                stack.append(sent.edge.sender)
+        for sender in facts.senders(stack.pop()):
+            if sender not in seen:
+                seen.add(sender)
+                stack.append(sender)
     return seen
 
 
-def _link(facts: CallFacts, index: int, above: set[int]) -> Link:
+def _link(facts: CallFacts, index: int, above: Set[int]) -> Link:
     node = facts.node(index)
     leaving = [
         sent

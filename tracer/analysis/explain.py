@@ -47,7 +47,7 @@ class Explanation:
     optimizer: Optimizer | None
     balance: float | None
     report: BalanceReport | None = None
-    chain: tuple[Link, ...] = ()
+    chain: Sequence[Link] = ()
     fills: int = 0
     notes: tuple[Note, ...] = ()
     shares: tuple[Share | None, ...] = ()
@@ -201,7 +201,7 @@ class Explainer:
         self, buffer: int, ledger: Ledger, *, whole: bool = False, fills: int = 0
     ) -> Explanation:
         report: BalanceReport | None = None
-        chain: tuple[Link, ...] = ()
+        chain: Sequence[Link] = ()
         if whole:
             orders = {e.call for e in ledger.history.entries if self._is_own(e)}
             orders |= {row.call for row in ledger.rows if self._is_own(row)}
@@ -215,12 +215,12 @@ class Explainer:
             terms_of(ledger, self.books) if self.has_terms else NO_TERMS,
         )  # fmt: skip
 
-    def _chain(self, ledger: Ledger) -> tuple[Link, ...]:
+    def _chain(self, ledger: Ledger) -> Sequence[Link]:
         calls = [e.call for e in ledger.history.entries if e.call is not None and self._is_own(e)]
         if not calls:
             return ()
         facts = self.books.archive.call(calls[-1])
-        return tuple(chain_of(facts, facts.writers[self.books.holdings.leaf(ledger.buffer)]))
+        return chain_of(facts, facts.writers[self.books.holdings.leaf(ledger.buffer)])
 
     def _is_own(self, one: Entry | Row) -> bool:
         """Whether it is of the rank that this trace is of."""

@@ -8,7 +8,7 @@ from itertools import compress
 
 from tracer.analysis.axis import Axis
 from tracer.analysis.balance import Imbalance
-from tracer.analysis.chain import Link
+from tracer.analysis.chain import Link, Links
 from tracer.analysis.exact import said
 from tracer.analysis.explain import Explanation, Group, Overview
 from tracer.analysis.history import Entry
@@ -428,23 +428,33 @@ def _sources_of(term: TermShare) -> tuple[int | None, int | None]:
 
 
 def _chain_table(one: Explanation, lines: Lines) -> list[str]:
-    links = [link for link in one.chain if link.kind not in ("moves", "") or link.branches > 1
-             or link.fan_in > 1 or link.hooks or link is one.chain[-1]]  # fmt: skip
-    rows = []
-    for link in links:
-        effect = link.effect
-        if link.branches > 1:
-            effect = f"{effect + ', ' if effect else ''}parts in {link.branches} branches"
-        if link.fan_in > 1:
-            effect = f"{link.fan_in} meet{_parts(link)}{'; ' if effect else ''}{effect}"
-        name = operator(link.name)
-        rows.append((name, effect, f"|grad| {number(link.norm)}", lines.text(link.source, 44),
-                     lines.place(link.source)))  # fmt: skip
-    if len(rows) > MOST_LINKS:
-        left = len(rows) - MOST_LINKS
-        rows = [*rows[: MOST_LINKS // 2], ("...", f"{left} more", "", "", ""),
-                *rows[-MOST_LINKS // 2 :]]  # fmt: skip
-    return _columns(rows)
+    places = _told(one.chain)
+    left = len(places) - MOST_LINKS
+    if left <= 0:
+        return _columns([_link_row(one.chain[place], lines) for place in places])
+    first, last = places[: MOST_LINKS // 2], places[-MOST_LINKS // 2 :]
+    return _columns([
+        *(_link_row(one.chain[place], lines) for place in first),
+        ("...", f"{left} more", "", "", ""),
+        *(_link_row(one.chain[place], lines) for place in last),
+    ])  # fmt: skip
+
+
+def _told(chain: Sequence[Link]) -> list[int]:
+    """The places of the links that are shown."""
+    if isinstance(chain, Links):
+        return chain.told
+    return [place for place, link in enumerate(chain) if link.is_told or place == len(chain) - 1]
+
+
+def _link_row(link: Link, lines: Lines) -> tuple[str, ...]:
+    effect = link.effect
+    if link.branches > 1:
+        effect = f"{effect + ', ' if effect else ''}parts in {link.branches} branches"
+    if link.fan_in > 1:
+        effect = f"{link.fan_in} meet{_parts(link)}{'; ' if effect else ''}{effect}"
+    return (operator(link.name), effect, f"|grad| {number(link.norm)}",
+            lines.text(link.source, 44), lines.place(link.source))  # fmt: skip
 
 
 def _parts(link: Link) -> str:
