@@ -11,7 +11,7 @@ from abc import abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import eq
 from sys import intern
@@ -362,6 +362,7 @@ class Columns:
     ask: Ask
     broken: Callable[[object], TraceUnreadable]
     parsed: Callable[[str], Any]
+    _tables: dict[tuple[str, int], Table] = field(default_factory=dict)
 
     def has(self, structure: int) -> bool:
         """Whether a graph is large, and its nodes and edges are numbered as they should be."""
@@ -417,10 +418,17 @@ class Columns:
         return States(node, states, kind, first)
 
     def _of_graph(self, table: str, structure: int) -> Table:
-        return Table(self.ask, self.broken, table, ("structure", structure), table[:-1])
+        return self._table(table, ("structure", structure), table[:-1])
 
     def _of_layout(self, table: str, layout: int, key: str, second: str = "") -> Table:
-        return Table(self.ask, self.broken, table, ("layout", layout), key, second)
+        return self._table(table, ("layout", layout), key, second)
+
+    def _table(self, table: str, owner: tuple[str, int], key: str, second: str = "") -> Table:
+        found = self._tables.get((table, owner[1]))
+        if found is None:
+            found = Table(self.ask, self.broken, table, owner, key, second)
+            self._tables[table, owner[1]] = found
+        return found
 
 
 def leaves_of(nodes: Sequence[Node]) -> dict[int, int]:

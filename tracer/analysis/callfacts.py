@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar, cast, overload
 
 from tracer.analysis.exact import proportion, rounding
-from tracer.columns import States, leaves_of
+from tracer.columns import Column, States, leaves_of
 from tracer.events import Call, Edge, Form, Layout, Measurement, Node, NodeState, Structure
 from tracer.graph.wiring import Wiring, wiring_of
 from tracer.semantics.effects import Effect, Exact
@@ -225,10 +225,11 @@ class CallFacts:
             return [sent.edge.sender for sent in self.arriving.get(node, ())]
         return [self.wiring.sender[place] for place in self.wiring.arriving[node]]
 
-    def likeness(self, node: int) -> Hashable:
-        """What tells a node of a large call from those that do the same."""
+    @cached_property
+    def deeds(self) -> Column:
+        """A number for each node of a large call: those with the same one do the same."""
         assert self.wiring is not None
-        return self.wiring.likeness[node], self.wiring.numbers(node, self.scalars)
+        return self.wiring.deeds(self.scalars)
 
     def sent(self, numbers: Collection[int]) -> dict[int, Sent]:
         """What was sent along these edges."""

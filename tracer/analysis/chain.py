@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
@@ -84,14 +84,14 @@ class Links(Sequence[Link]):
         wiring = self._facts.wiring
         if wiring is None or node in self._facts.roots_at or not _has_one_way(wiring, node):
             return self._made(node).is_told
-        look = self._facts.likeness(node)
-        if look not in self._known:
-            self._known[look] = self._made(node).is_told
-        return self._known[look]
+        deed = self._facts.deeds[node]
+        if deed not in self._known:
+            self._known[deed] = self._made(node).is_told
+        return self._known[deed]
 
     @cached_property
-    def _known(self) -> dict[Hashable, bool]:
-        """Of nodes with one sender and one receiver: those that look the same say the same."""
+    def _known(self) -> dict[int, bool]:
+        """Of nodes with one sender and one receiver: those that do the same say the same."""
         return {}
 
 

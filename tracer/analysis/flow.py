@@ -8,7 +8,7 @@ that reverses. Each node holds, per site, what all of the site's gradient passed
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -258,7 +258,7 @@ class _Wide:
         """At which input it came first."""
         self._met: dict[int, dict[int, list[Flow]]] = {}
         """What came to the others, by input."""
-        self._plain: dict[Hashable, bool] = {}
+        self._plain: dict[int, bool] = {}
 
     def arrive(self, node: int, place: int, flow: Flow) -> None:
         known = self._came[node]
@@ -276,6 +276,8 @@ class _Wide:
 
     def walk(self) -> Iterator[tuple[int, dict[int, list[Flow]]]]:
         wiring, came, met = self._wiring, self._came, self._met
+        plain, deeds, first = self._plain, self._facts.deeds, self._input
+        leaves = wiring.nodes.buffers
         starts = wiring.leaving.starts
         receivers = wiring.leaving.taken(wiring.receiver)
         inputs = wiring.leaving.taken(wiring.input)
@@ -283,17 +285,22 @@ class _Wide:
             flow = came[node]
             if flow is not None:
                 for place in range(starts[node], starts[node + 1]):
-                    if came[receivers[place]] is not flow:
-                        self.arrive(receivers[place], inputs[place], flow)
+                    receiver = receivers[place]
+                    known = came[receiver]
+                    is_plain = plain.get(deeds[receiver]) and receiver not in leaves
+                    if known is None and is_plain and receiver not in met:
+                        came[receiver], first[receiver] = flow, inputs[place]
+                    elif known is not flow:
+                        self.arrive(receiver, inputs[place], flow)
             elif node in met:
                 yield node, met.pop(node)
 
     def _is_plain(self, node: int) -> bool:
-        """Whether a node hands on what came to it; asked once of those that look the same."""
-        key = self._facts.likeness(node)
-        if key not in self._plain:
-            self._plain[key] = self._hands_on(node)
-        return self._plain[key] and node not in self._wiring.nodes.buffers
+        """Whether a node hands on what came to it; asked once of those that do the same."""
+        deed = self._facts.deeds[node]
+        if deed not in self._plain:
+            self._plain[deed] = self._hands_on(node)
+        return self._plain[deed] and node not in self._wiring.nodes.buffers
 
     def _hands_on(self, node: int) -> bool:
         hooks = self._facts.state(node).hooks

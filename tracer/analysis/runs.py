@@ -8,7 +8,7 @@ there is only the number that it multiplies by, and what was measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 
@@ -61,7 +61,7 @@ class Runs:
         self._facts = facts
         self._wiring = wiring
         self._link = link
-        self._links: dict[Hashable, Link | None] = {}
+        self._links: dict[int, Link | None] = {}
         self._sums = facts.measured.column(SUM)
         self._norms = facts.measured.column(NORM)
         self._nonfinite = facts.measured.column(NONFINITE)
@@ -90,14 +90,15 @@ class Runs:
         """The nodes behind one another with one sender and one receiver each, what was measured of
         them, and what they do.
         """
-        wiring, scalars = self._wiring, self._facts.scalars
-        alike, roots = wiring.likeness, self._facts.roots_at
+        wiring, deeds, roots = self._wiring, self._facts.deeds, self._facts.roots_at
         came, left = wiring.arriving.starts, wiring.leaving.starts
         received, outgoing = wiring.received.starts, wiring.outgoing.starts
         aboves, belows = wiring.arriving.rows, wiring.leaving.rows
         receipts, receipts_of = wiring.receipts, wiring.received.rows
         chain: tuple[list[int], list[int], list[Link]] = ([], [], [])
         nodes, measured, links = chain
+        known, rows, forms, inputs = self._links, wiring.row, wiring.form, wiring.input
+        got_rows, got_forms, got_inputs = receipts.row, receipts.form, receipts.input
         while True:
             above, below, receipt, behind = came[node], left[node], received[node], node + 1
             if (
@@ -108,18 +109,18 @@ class Runs:
             ):
                 return chain
             above, below, receipt = aboves[above], belows[below], receipts_of[receipt]
-            row = wiring.row[above]
+            row = rows[above]
             if (
-                receipts.row[receipt] != row
-                or receipts.form[receipt] != wiring.form[above]
-                or receipts.input[receipt] != wiring.input[above]
+                got_rows[receipt] != row
+                or got_forms[receipt] != forms[above]
+                or got_inputs[receipt] != inputs[above]
                 or node in roots
             ):
                 return chain
-            key = (alike[node], wiring.numbers(node, scalars))
-            if key not in self._links:
-                self._links[key] = self._link(node)
-            link = self._links[key]
+            deed = deeds[node]
+            if deed not in known:
+                known[deed] = self._link(node)
+            link = known[deed]
             if link is None or (link.may_be_data and is_reduced):
                 return chain
             nodes.append(node)

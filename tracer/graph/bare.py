@@ -10,7 +10,6 @@ with their number: see `alike.py`.
 from __future__ import annotations
 
 import math
-from array import array
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain, islice
@@ -154,7 +153,7 @@ class BareBuilder(Builder):
         effects, effect = self._each_effect(wiring, scalars)
         apart = {*leaves_of(wiring.nodes), *(node for node, _ in starts)}
         apart |= {capture.node for capture in layout.captures}
-        looks = list(zip(wiring.likeness, effect, fan_in, uses, strict=True))
+        looks = list(zip(effect, fan_in, uses, strict=True))
         crowds, crowd = alike_of(wiring, looks, apart, self._few)
         structure = self._trace.structure(layout.structure if layout.structure is not None else -1)
         facts = Facts(
@@ -197,16 +196,11 @@ class BareBuilder(Builder):
     ) -> tuple[list[tuple[Effect, ...]], Column]:
         """What nodes do; and which of it each node does."""
         effects: list[tuple[Effect, ...]] = []
-        known: dict[Hashable, int] = {}
-        column = array("q")
-        for node, look in enumerate(wiring.likeness):
-            key = (look, wiring.numbers(node, scalars))
-            number = known.get(key)
-            if number is None:
-                number = known[key] = len(effects)
+        deeds = wiring.deeds(scalars)
+        for node, deed in enumerate(deeds):
+            if deed == len(effects):
                 effects.append(self._effects_there(wiring, node, scalars))
-            column.append(number)
-        return effects, column
+        return effects, deeds
 
     def _effects_there(
         self, wiring: Wiring, index: int, scalars: tuple[float, ...]

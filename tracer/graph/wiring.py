@@ -124,16 +124,27 @@ class Wiring:
             found[node] = kind
         return found
 
-    def numbers(self, node: int, scalars: Sequence[float]) -> Sequence[float]:
-        """The numbers of a node among those of its call."""
-        said = self.said[node]
-        count = len(self.states.kinds[said].numbers) if said >= 0 else 0
-        if not count:
-            return ()
-        place = self.states.place(node)
-        assert place is not None
-        first = self.states.first[place]
-        return scalars[first : first + count]
+    def deeds(self, scalars: Sequence[float]) -> Column:
+        """A number for each node: nodes with the same one do the same.
+
+        They look the same to a rule, and are told the same numbers, of those of their call.
+        """
+        counts = [len(kind.numbers) for kind in self.states.kinds]
+        if not any(counts):
+            return self.likeness
+        states, is_each = self.states, self.states.node == range(self.count)
+        first = states.first if is_each else self._first
+        return _numbered(
+            (look, scalars[at : at + counts[said]]) if said >= 0 and counts[said] else look
+            for look, said, at in zip(self.likeness, self.said, first, strict=True)
+        )
+
+    @cached_property
+    def _first(self) -> Column:
+        found = array("q", [0]) * self.count
+        for node, first in zip(self.states.node, self.states.first, strict=True):
+            found[node] = first
+        return found
 
     def order(self, roots: Sequence[int]) -> list[int]:
         """The nodes that ran, senders before receivers; of a chain one right after the other."""
