@@ -5,20 +5,30 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.autograd.function import _HookMixin
 
 from tracer.record.nodes import TENSOR_HOOKS, node_of
 from tracer.record.patches import Patches
 
-__all__ = ["RETAINS", "HookCalls"]
+__all__ = ["RETAINS", "HookCalls", "Ours"]
 
 RETAINS = "tracer_retains"
 """Where `Tensor.retain_grad` leaves word, in a node's metadata: a run adds to the tensor's grad."""
+
+
+class Ours(functools.partial[None]):
+    """A hook of ours on a node. While hooks are watched, registering it returns all hooks there.
+
+    Those are a dict, in which it stands by itself: no handle is made for a hook that is placed on
+    each node of each call, and taken off again.
+    """
 
 
 class HookCalls:
@@ -42,6 +52,19 @@ class HookCalls:
 
     def start(self) -> None:
         self._start_tensor_hooks()
+        # Every `register_hook` and `register_prehook` of a node comes by here, from C++.
+        register_on_node: Any = _HookMixin._register_hook
+
+        @functools.wraps(register_on_node)
+        def _register_hook(hooks: Any, hook: Any) -> Any:
+            if type(hook) is not Ours:
+                return register_on_node(hooks, hook)
+            if hooks is None:
+                hooks = OrderedDict()
+            hooks[hook] = hook
+            return hooks, hooks
+
+        self._patches.replace(_HookMixin, "_register_hook", staticmethod(_register_hook))
         register: Any = torch.Tensor.register_post_accumulate_grad_hook
 
         @functools.wraps(register)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from array import array
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 
 from tracer.record.arenas import ARENA_ELEMENTS
 from tracer.record.graphs import ALONE, KEPT, NO_HOOKS, Graph
-from tracer.record.hookcalls import HookCalls
+from tracer.record.hookcalls import HookCalls, Ours
 from tracer.record.journal import Journal
 from tracer.record.measure import ORDINARY, BlindShelf, Shelf, identity, is_small, keys_of
 from tracer.record.nodes import hooks_before
@@ -65,8 +65,8 @@ class Watch:
         self._user_hooks = hooks
         self._first: Callable[[], None] | None = on_first
         self._on_error = on_error
-        self._hooked: list[dict[int, Any]] = []
-        self._ids: list[int] = []
+        self._hooked: list[dict[Any, Any]] = []
+        self._keys: list[Any] = []
         self._sent: dict[int, Sent] = {}
         """What was sent along edges whose end nothing else meets."""
         self._arrived: dict[int, tuple[Identity, int]] = {}
@@ -76,24 +76,19 @@ class Watch:
         before = self._note_before if self._is_blind else self._before
         before_leaf = self._note_before if self._is_blind else self._hook_before_leaf()
         after = self._note_after if self._is_blind else self._hook_after()
-        hooked, ids = self._hooked, self._ids
         for number, (node, kind) in enumerate(zip(graph.nodes, graph.kinds, strict=True)):
             if kind.accumulates:
                 self._hook_leaf(number, leaves[number], before_leaf)
-                continue
-            if kind.custom:
+            elif kind.custom:
                 self._hook_custom(number, before, after)
-                continue
-            handle = node.register_hook(partial(after, number))
-            hooks = handle.hooks_dict_ref()
-            hooked.append(hooks)
-            ids.append(handle.id)
-            if len(hooks) > 1 or number in tensor_hooks:
-                self._note_hooks(number, hooks_before(node, 0), len(hooks) - 1, 0)
+            else:
+                others = self._place(node.register_hook, Ours(after, number))
+                if others or number in tensor_hooks:
+                    self._note_hooks(number, hooks_before(node, 0), others, 0)
 
     def _hook_leaf(self, number: int, leaf: torch.Tensor, before: Callable[..., None]) -> None:
         node = self._graph.nodes[number]
-        prehooks = self._place(node.register_prehook(partial(before, number)))
+        prehooks = self._place(node.register_prehook, Ours(before, number))
         on_buffer = len(getattr(leaf, "_post_accumulate_grad_hooks", None) or ())
         if prehooks or on_buffer or leaf._backward_hooks or number in self._graph.tensor_hooks:
             self._note_hooks(number, hooks_before(node, prehooks), 0, on_buffer)
@@ -102,8 +97,8 @@ class Watch:
         self, number: int, before: Callable[..., None], after: Callable[..., None]
     ) -> None:
         node = self._graph.nodes[number]
-        prehooks = self._place(node.register_prehook(partial(before, number)))
-        behind = self._place(node.register_hook(partial(after, number)))
+        prehooks = self._place(node.register_prehook, Ours(before, number))
+        behind = self._place(node.register_hook, Ours(after, number))
         self._note_hooks(number, hooks_before(node, prehooks), behind, 0)
 
     def _note_hooks(self, number: int, before: int, behind: int, on_buffer: int) -> None:
@@ -118,17 +113,21 @@ class Watch:
             if lines:
                 graph.saved[number] = graph.saved[number].having("hooked_at", lines)
 
-    def _place(self, handle: Any) -> int:
-        """Remember a hook of ours; how many others are there."""
-        hooks = handle.hooks_dict_ref()
+    def _place(self, register: Callable[[Ours], Any], hook: Ours) -> int:
+        """Place a hook of ours, and remember it; how many others are there."""
+        handle = register(hook)
+        if type(handle) is OrderedDict:
+            hooks, key = handle, hook
+        else:  # the recorder was stopped meanwhile: it is torch's own handle
+            hooks, key = handle.hooks_dict_ref(), handle.id
         self._hooked.append(hooks)
-        self._ids.append(handle.id)
+        self._keys.append(key)
         return len(hooks) - 1
 
     def unhook(self) -> None:
-        for hooks, number in zip(self._hooked, self._ids, strict=True):
-            hooks.pop(number, None)
-        self._hooked, self._ids = [], []
+        for hooks, key in zip(self._hooked, self._keys, strict=True):
+            hooks.pop(key, None)
+        self._hooked, self._keys = [], []
         self._sent.clear()
 
     def _start(self) -> None:
@@ -196,16 +195,12 @@ class Watch:
         small tensors in plain memory, received as they were sent.
         """
         graph, plan, ran, sent_along = self._graph, self._graph.plan, self._graph.ran, self._sent
-        first, edge_of, marks, fed, hooks = (
-            plan.first,
-            plan.edge_of,
-            plan.marks,
-            plan.fed,
-            graph.hooks,
-        )
+        first, edge_of, marks, fed = plan.first, plan.edge_of, plan.marks, plan.fed
+        hooks = graph.hooks
         customs = {n for n, k in enumerate(graph.kinds) if k.custom} if plan.has_custom else ()
         forms, form_of = self._forms, self._form
-        receive, send, add_small = self._receive, self._send, self._shelf.add_small
+        receive, send = self._receive, self._send
+        add_small, add_turned = self._shelf.add_small, self._shelf.add_turned
         add_edge, add_receipt = self.taken.contributions.append, self.taken.receipts.append
         Tensor, float32, float64 = torch.Tensor, torch.float32, torch.float64  # noqa: N806
         keys, ordinary, small = keys_of, ORDINARY, ARENA_ELEMENTS
@@ -216,6 +211,7 @@ class Watch:
                     self._start()
                 ran[number] = 1
                 rows: Rows = {}
+                same: Identity
                 for place, gradient in enumerate(received):
                     if gradient is None or number in customs:
                         continue
@@ -246,16 +242,24 @@ class Watch:
                         type(gradient) is not Tensor
                         or keys(gradient).raw_repr() != ordinary
                         or not 0 < (elements := gradient.numel()) <= small
-                        or not gradient.is_contiguous()
                         or ((dtype := gradient.dtype) is not float32 and dtype is not float64)
                     ):
                         send(number, edge, gradient, rows)
                         continue
                     version = gradient._version
                     same = (gradient.data_ptr(), version, elements, dtype)
+                    if not gradient.is_contiguous():
+                        same = (same[0], version, dtype, gradient.shape, gradient.stride())
                     found = rows.get(same)
                     if found is None:
-                        found = rows[same] = add_small(same, marks[edge] & KEPT)
+                        if len(same) == 4:
+                            found = add_small(same, marks[edge] & KEPT)
+                        else:
+                            found = add_turned(gradient)
+                        if found is None:
+                            send(number, edge, gradient, rows)
+                            continue
+                        rows[same] = found
                     known = forms.get((gradient.shape, dtype))
                     form = form_of(gradient) if known is None else known
                     add_edge(edge)

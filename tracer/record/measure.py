@@ -178,8 +178,8 @@ class Shelf:
             same = identity(tensor)
         if is_small(same):
             return self.recall_small(same) if recalled else self.add_small(same, kept)
-        if len(same) == 5 and same[2] in _MEASURED_AS_THEY_ARE and not needs_quiet():
-            row = self._add_turned(tensor)
+        if len(same) == 5 and same[2] in _MEASURED_AS_THEY_ARE:
+            row = self.add_turned(tensor)
             if row is not None:
                 return row
         with quietly():
@@ -191,10 +191,12 @@ class Shelf:
         address, _, elements, dtype = same
         return self._copy((elements, False, dtype is torch.float64), dtype, address, kept)
 
-    def _add_turned(self, tensor: torch.Tensor) -> int | None:
-        """Measure an ordinary tensor that is small and not contiguous; None if it is another."""
+    def add_turned(self, tensor: torch.Tensor) -> int | None:
+        """Measure an ordinary tensor that is not contiguous, if it is small; None if not so."""
         elements, dtype = tensor.numel(), tensor.dtype
         if elements > ARENA_ELEMENTS or (elements > SMALL and not any(tensor.stride())):
+            return None
+        if needs_quiet():
             return None
         straight = tensor.contiguous()
         row = (elements, False, dtype is torch.float64)

@@ -413,7 +413,9 @@ class NodeWatch:
         self._makers.add(threading.get_ident())
         mark = Mark(lines)
         try:
-            mark.origin = self._inherited() or self._sources.origin(frame)
+            is_engine = torch._C._current_graph_task_id() != -1
+            inherited = self._inherited() if is_engine else None
+            mark.origin = inherited or self._sources.origin(frame)
         except Exception as error:  # noqa: BLE001 - the tracer's fault must not stop training
             self._fail(error)
             return lines
@@ -421,8 +423,6 @@ class NodeWatch:
 
     def _inherited(self) -> Origin | None:
         """A node that the engine itself makes (create_graph) comes from the node being run."""
-        if torch._C._current_graph_task_id() == -1:
-            return None
         node = torch._C._current_autograd_node()
         if node is None or isinstance(node, BackwardCFunction):
             return None
