@@ -30,6 +30,8 @@ class Ours(functools.partial[None]):
     each node of each call, and taken off again.
     """
 
+    __slots__ = ()
+
 
 class HookCalls:
     """Notes the dict of a tensor's hooks on the node that made the tensor.
