@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,6 +118,7 @@ class Plans:
     def __init__(self) -> None:
         self._plans: OrderedDict[tuple[int, ...] | bytes, Plan] = OrderedDict()
         self._nodes = 0
+        self._lock = threading.RLock()  # a finalizer may come back here
 
     def plan(
         self,
@@ -129,14 +131,15 @@ class Plans:
         key = tuple(links) if len(kinds) <= SHORT else digest(array("q", links))
         for root in roots:
             key += root if isinstance(key, tuple) else b"%d %d " % root  # type: ignore[operator]
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = Plan(links, roots, kinds, origins)
-            self._nodes += plan.nodes
-            while self._nodes > MOST_NODES and self._plans:
-                self._nodes -= self._plans.popitem(last=False)[1].nodes
-        else:
-            self._plans.move_to_end(key)
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._plans[key] = Plan(links, roots, kinds, origins)
+                self._nodes += plan.nodes
+                while self._nodes > MOST_NODES and self._plans:
+                    self._nodes -= self._plans.popitem(last=False)[1].nodes
+            else:
+                self._plans.move_to_end(key)
         return plan
 
 

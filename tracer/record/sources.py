@@ -279,6 +279,7 @@ class _Codes:
         self.numbers: dict[int, int] = {}
         """By the id of a code object that is held here."""
         self._held: list[CodeType] = []
+        self._lock = threading.RLock()  # a finalizer may come back here
         self._judge = judge
         self._users: dict[CodeType, int] = {}
 
@@ -288,14 +289,15 @@ class _Codes:
         return self._learn(code) if number is None else number
 
     def _learn(self, code: CodeType) -> int:
-        if len(self._held) >= MOST_CODES:
-            self.numbers.clear()
-            self._held.clear()
-        self._held.append(code)
-        number = self._judge(code)
-        if number >= 0:
-            number = self._users.setdefault(code, len(self._users))
-        self.numbers[id(code)] = number
+        with self._lock:
+            if len(self._held) >= MOST_CODES:
+                self.numbers.clear()
+                self._held.clear()
+            number = self._judge(code)
+            if number >= 0:
+                number = self._users.setdefault(code, len(self._users))
+            self._held.append(code)
+            self.numbers[id(code)] = number
         return number
 
 
