@@ -55,9 +55,10 @@ class Ended:
         return "".join(self.err.partition(SUMMARY)[1:])
 
 
-def _listen_to_interrupts() -> None:
-    """What a shell starts in the background ignores SIGINT, and so do its children."""
+def _listen_to_signals() -> None:
+    """What a shell starts in the background ignores SIGINT, `nohup` SIGHUP, and so do children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Folder:
@@ -105,7 +106,7 @@ class Folder:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="surrogateescape",
-            preexec_fn=_listen_to_interrupts,  # noqa: PLW1509 - started from one thread
+            preexec_fn=_listen_to_signals,  # noqa: PLW1509 - started from one thread
         )
 
     def start_traced(self, *words: str) -> subprocess.Popen[str]:
