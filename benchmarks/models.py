@@ -83,11 +83,11 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))
 
 
-def resnet(size: int, batch: int = 8) -> Callable[[], Step]:
+def resnet(size: int) -> Callable[[], Step]:
     def make() -> Step:
         model = resnet50()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 1000, (batch,))
+        images, labels = torch.randn(8, 3, size, size), torch.randint(0, 1000, (8,))
         return training(model, images, labels, optimizer)
 
     return make
@@ -221,7 +221,6 @@ WORKLOADS: dict[str, Workload] = {
     "resnet64": Workload("ResNet-50, 8 images of 64 x 64", resnet(64), 1),
     "resnet224": Workload("ResNet-50, 8 images of 224 x 224", resnet(224), 1),
     "gpt2": Workload("GPT-2 small, sequence 128, batch 2", gpt(2, 12, 768, 12, 50257), 1),
-    "resnet224x32": Workload("ResNet-50, 32 images of 224 x 224", resnet(224, 32), 1),
     "gpt2x8": Workload("GPT-2 small, sequence 128, batch 8", gpt(8, 12, 768, 12, 50257), 1),
     "chain": Workload("chain of 20,000 multiplications", chain(20_000), 1),
 }
