@@ -10,7 +10,7 @@ import json
 from abc import abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import eq
@@ -31,6 +31,8 @@ __all__ = [
     "Sizes",
     "States",
     "leaves_of",
+    "numbered",
+    "states_of",
 ]
 
 LARGE = 20_000
@@ -46,6 +48,7 @@ FIELD, RECORD = "\x1f", "\x1e"
 """What stands between the fields, and between the records, of rows that come as one text."""
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 Column = Sequence[int]
 """A range where each row says one more than the one before, else an array."""
@@ -114,7 +117,7 @@ class Table:
         return (
             self._but_for_few(names)
             or self._joined(names, len(texts))
-            or _numbered(list(self._ask(f"SELECT {', '.join(names)} {self._ordered}")))
+            or numbered(self._ask(f"SELECT {', '.join(names)} {self._ordered}"))
         )
 
     @property
@@ -199,7 +202,7 @@ class Table:
         records = self._text(told, RECORD).split(RECORD)
         if len(records) != self.count:
             return None
-        known, column = _numbered(records)
+        known, column = numbered(records)
         kinds: list[Kind] = []
         for record in known:
             fields = record.split(FIELD)
@@ -213,11 +216,11 @@ class Table:
         return kinds, column
 
 
-def _numbered(rows: list[T]) -> tuple[list[T], Column]:
-    """Each row once, and which of them each row is."""
-    kinds = dict.fromkeys(rows)
-    numbers = {kind: number for number, kind in enumerate(kinds)}
-    return list(kinds), array("q", map(numbers.__getitem__, rows))
+def numbered(things: Iterable[K]) -> tuple[list[K], Column]:
+    """Each thing once, and for each thing which of them it is."""
+    known: dict[K, int] = {}
+    column = array("q", (known.setdefault(thing, len(known)) for thing in things))
+    return list(known), column
 
 
 class Facts(Sequence[T]):
@@ -436,6 +439,13 @@ def leaves_of(nodes: Sequence[Node]) -> dict[int, int]:
     if isinstance(nodes, Nodes):
         return nodes.buffers
     return {node.index: node.buffer for node in nodes if node.buffer is not None}
+
+
+def states_of(states: Sequence[NodeState]) -> Callable[[int], NodeState | None]:
+    """Tells the state of a node, None if nothing was read on it."""
+    if isinstance(states, States):
+        return states.of
+    return {state.node: state for state in states}.get
 
 
 def _known(row: int) -> int | None:

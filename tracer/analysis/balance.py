@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from tracer.columns import States, leaves_of
+from tracer.columns import leaves_of, states_of
 from tracer.events import Call, Contribution, Layout, Measurement, NodeState, Receipt
 from tracer.graph.wiring import Wiring, wiring_of
 from tracer.tracefile import NONFINITE, NORM, Trace
@@ -257,8 +257,7 @@ class _Book:
 
     @cached_property
     def _state(self) -> Callable[[int], NodeState | None]:
-        states = self.layout.states
-        return states.of if isinstance(states, States) else {s.node: s for s in states}.get
+        return states_of(self.layout.states)
 
     def tolerance(self, *forms: int) -> float:
         return max(ROUNDING.get(self._forms[form].dtype, FLOAT32_ROUNDING) for form in forms)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar, cast, overload
 
 from tracer.analysis.exact import proportion, rounding
-from tracer.columns import Column, States, leaves_of
+from tracer.columns import Column, leaves_of, states_of
 from tracer.events import Call, Edge, Form, Layout, Measurement, Node, NodeState, Structure
 from tracer.graph.wiring import Wiring, wiring_of
 from tracer.semantics.effects import Effect, Exact
@@ -202,10 +202,7 @@ class CallFacts:
 
     @cached_property
     def _state(self) -> Callable[[int], NodeState | None]:
-        states = self.layout.states
-        if isinstance(states, States):
-            return states.of
-        return {state.node: state for state in states}.get
+        return states_of(self.layout.states)
 
     def saved(self, node: int) -> dict[str, Any]:
         state = self.state(node)

@@ -190,6 +190,11 @@ class Archive:
             return self.call(event.order).tensor(form, row)
         return Tensor(self.trace.forms[form], self._row(event, row))
 
+    def finds_nothing(self, event: Seen, buffer: int, moment: str) -> bool:
+        """Whether a buffer was None or zero at a moment of an event."""
+        found = self.reading(event, buffer, moment)
+        return found is None or (found.measured is not None and is_zero(found.measured))
+
     def exchanges(self, event: Event, buffer: int) -> bool:
         """Whether a part of the buffer's gradient entered this, an operation between ranks."""
         if not isinstance(event, Exchange):

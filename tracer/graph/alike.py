@@ -16,7 +16,7 @@ from typing import Any
 
 import networkx as nx
 
-from tracer.columns import Column
+from tracer.columns import Column, numbered
 from tracer.graph.wiring import Wiring
 
 __all__ = [
@@ -126,17 +126,14 @@ def alike_of(
     `looks` is what tells nodes apart beside their senders; those of `apart` stay alone, and those
     of which there are only a `few`.
     """
-    numbers: dict[Hashable, int] = {}
-    kinds = array("q", (numbers.setdefault(look, len(numbers)) for look in looks))
-    counts = Counter(kinds)
-    alone = array("q", (1 if counts[kind] <= few else 0 for kind in range(len(numbers))))
+    known, look_of = numbered(looks)
+    limit, counts = len(known), Counter(look_of)
+    alone = array("q", (1 if counts[kind] <= few else 0 for kind in range(limit)))
     # Of a node that stays alone the number is its own, behind those of the kinds.
-    kinds = array(
-        "q", (len(numbers) + node if alone[kind] else kind for node, kind in enumerate(kinds))
-    )
+    kinds = array("q", (limit + node if alone[kind] else kind for node, kind in enumerate(look_of)))
     for node in apart:
-        kinds[node] = len(numbers) + node
-    return _numbered(_by_senders(wiring, kinds, len(numbers)))
+        kinds[node] = limit + node
+    return _crowds(_by_senders(wiring, kinds, limit))
 
 
 def _by_senders(wiring: Wiring, kinds: Column, limit: int) -> Sequence[Hashable]:
@@ -151,11 +148,10 @@ def _by_senders(wiring: Wiring, kinds: Column, limit: int) -> Sequence[Hashable]
     return found
 
 
-def _numbered(kinds: Sequence[Hashable]) -> tuple[list[Crowd], Column]:
-    numbers: dict[Hashable, int] = {}
-    column = array("q", (numbers.setdefault(kind, len(numbers)) for kind in kinds))
+def _crowds(kinds: Sequence[Hashable]) -> tuple[list[Crowd], Column]:
+    each, column = numbered(kinds)
     counts = Counter(column)
-    crowds = [Crowd(-1, counts[number]) for number in range(len(numbers))]
+    crowds = [Crowd(-1, counts[number]) for number in range(len(each))]
     known: set[int] = set()
     for node, number in enumerate(column):
         if number not in known:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, islice
 from operator import le, sub
 
-from tracer.columns import Column, Contributions, Edges, Nodes, Receipts, States
+from tracer.columns import Column, Contributions, Edges, Nodes, Receipts, States, numbered
 from tracer.events import Layout, Structure
 
 __all__ = ["Places", "Wiring", "wiring_of"]
@@ -63,12 +63,6 @@ def _told(nodes: Column, places: Column, forms: Column, count: int) -> Column:
     return found
 
 
-def _numbered(things: Iterable[Hashable]) -> Column:
-    """A number for each thing: the same for those that are equal."""
-    known: dict[Hashable, int] = {}
-    return array("q", (known.setdefault(thing, len(known)) for thing in things))
-
-
 class Wiring:
     """The contributions and receipts of a large call, by node.
 
@@ -111,7 +105,7 @@ class Wiring:
         """
         received = _told(self.receipts.node, self.receipts.input, self.receipts.form, self.count)
         sent = _told(self.sender, self.output, self.form, self.count)
-        return _numbered(zip(self.nodes.kind, self.said, received, sent, strict=True))
+        return numbered(zip(self.nodes.kind, self.said, received, sent, strict=True))[1]
 
     @cached_property
     def said(self) -> Column:
@@ -134,10 +128,11 @@ class Wiring:
             return self.likeness
         states, is_each = self.states, self.states.node == range(self.count)
         first = states.first if is_each else self._first
-        return _numbered(
+        _, column = numbered(
             (look, scalars[at : at + counts[said]]) if said >= 0 and counts[said] else look
             for look, said, at in zip(self.likeness, self.said, first, strict=True)
         )
+        return column
 
     @cached_property
     def _first(self) -> Column:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from tracer.analysis.checks.case import Case
 from tracer.analysis.checks.windows import buffers_of
-from tracer.analysis.exact import is_zero
 from tracer.events import Call, Step
 
 __all__ = ["Evaluations", "evaluations", "inside"]
@@ -61,6 +60,5 @@ def evaluations(case: Case) -> dict[int, Evaluations]:
 
 def _adds_to(case: Case, call: Call, buffer: int) -> bool:
     """Whether a call found something in a buffer, and added to it."""
-    before = case.books.archive.reading(call, buffer, "before")
-    is_empty = before is None or (before.measured is not None and is_zero(before.measured))
-    return case.books.archive.writes(call, buffer) and not is_empty
+    archive = case.books.archive
+    return archive.writes(call, buffer) and not archive.finds_nothing(call, buffer, "before")

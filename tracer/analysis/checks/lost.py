@@ -17,7 +17,7 @@ from tracer.analysis.checks.registry import check
 from tracer.analysis.checks.repeated import SECTION, counts_again
 from tracer.analysis.checks.weights import call_total, is_known
 from tracer.analysis.checks.windows import buffers_of
-from tracer.analysis.exact import is_same, is_zero, proportion, rounding
+from tracer.analysis.exact import is_same, proportion, rounding
 from tracer.analysis.history import ratio
 from tracer.events import Call, Edit, Reset, Step
 from tracer.semantics.effects import Exact
@@ -295,12 +295,8 @@ def _shares(case: Case, buffer: int, calls: Sequence[int]) -> Iterator[Exact]:
 
 def _consumes_nothing(case: Case, step: Step) -> bool:
     """Whether all buffers of a step are None or zero."""
-    return all(_finds_nothing(case, step, buffer) for buffer in buffers_of(step))
-
-
-def _finds_nothing(case: Case, step: Step, buffer: int) -> bool:
-    found = case.books.archive.reading(step, buffer, "consumed")
-    return found is None or (found.measured is not None and is_zero(found.measured))
+    finds_nothing = case.books.archive.finds_nothing
+    return all(finds_nothing(step, buffer, "consumed") for buffer in buffers_of(step))
 
 
 def _is_finite_at(case: Case, call: int, buffer: int) -> bool:
@@ -354,7 +350,7 @@ def _fates(case: Case) -> dict[tuple[int, ...], dict[int | None, _Fate]]:
                 for call in pending:
                     fates[call.source].consumed[event.order] += 1
                 _note_idle(case, event, pending, thrown, fates)
-                if _finds_nothing(case, event, buffer):
+                if case.books.archive.finds_nothing(event, buffer, "consumed"):
                     _note_unlearnt(event, pending, thrown, fates)
                 _note_beside(event, pending, thrown, fates)
                 pending, thrown = [], []

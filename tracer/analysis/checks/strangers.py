@@ -74,10 +74,8 @@ def _strangers(case: Case, edit: Edit, held: set[int]) -> dict[int, float]:
 
 def _finds_empty(case: Case, call: Call, buffer: int) -> bool:
     """Whether a call that writes a buffer found nothing in it: it was emptied by hand."""
-    if not case.books.archive.writes(call, buffer):
-        return False
-    before = case.books.archive.reading(call, buffer, "before")
-    return before is None or (before.measured is not None and is_zero(before.measured))
+    archive = case.books.archive
+    return archive.writes(call, buffer) and archive.finds_nothing(call, buffer, "before")
 
 
 def _tightened(
